@@ -16,6 +16,7 @@ pub mod object;
 pub mod registry;
 pub mod selector;
 pub mod status;
+pub mod validate;
 
 pub use client::{Client, Event, EventType, List, WatchStream};
 pub use kind::{Kind, Scope};

@@ -182,8 +182,11 @@ impl Status {
     pub fn forbidden(resource: &str, group: &str, name: &str, why: &str) -> Self {
         let mut status = Self::about(Reason::Forbidden, resource, group, name, "");
         let subject = qualified(resource, group);
-        status.message =
-            if name.is_empty() { format!("{subject} is forbidden: {why}") } else { format!("{subject} {name:?} is forbidden: {why}") };
+        status.message = if name.is_empty() {
+            format!("{subject} is forbidden: {why}")
+        } else {
+            format!("{subject} {name:?} is forbidden: {why}")
+        };
         status
     }
 

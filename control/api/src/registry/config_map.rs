@@ -1,0 +1,27 @@
+//! ConfigMap.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use crate::kind::{Kind, Naming, Scope};
+
+/// core/v1 ConfigMap.
+pub static CONFIG_MAP: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "ConfigMap",
+    plural: "configmaps",
+    singular: "configmap",
+    short_names: &["cm"],
+    categories: &[],
+    scope: Scope::Namespaced,
+    naming: Naming::Subdomain,
+    subresources: &[],
+    connects: &[],
+    schema: "io.k8s.api.core.v1.ConfigMap",
+    types: super::types::<ConfigMap>,
+    generation: false,
+    default: |_| {},
+    validate: |_, _, _| {},
+    selectable: &[],
+    columns: &[],
+};

@@ -1,0 +1,3 @@
+//! Validation that several kinds share; what one kind alone needs stands with the kind in [`crate::registry`].
+
+pub mod metadata;
