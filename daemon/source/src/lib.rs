@@ -2,15 +2,24 @@
 //!
 //! A [`Source`] (the push stream; later any Kubernetes API server, or a directory of manifests) yields [`Update`]s. One
 //! owner applies them to the [`View`] and passes the resulting [`Changes`] on: services to the data path, pods and the
-//! ConfigMaps and Secrets they use to the kubelet. An acknowledgement goes back once the maps hold the revision.
+//! ConfigMaps and Secrets they use to the kubelet. An acknowledgement goes back once the maps hold the revision. What
+//! the node observes goes up through a [`Reporter`].
 //!
 //! Invariant `LAST-GOOD`: a bad item is rejected alone; lost contact never removes working state.
 #![forbid(unsafe_code)]
 
+mod env;
+mod join;
+pub mod push;
+pub mod report;
 pub mod service;
+pub mod source;
 pub mod update;
 pub mod view;
 
+pub use push::{Push, PushReporter};
+pub use report::{Outcome, Report, ReportError, Reporter, Retry};
 pub use service::{Endpoint, Port, Protocol, Service, ServiceName};
+pub use source::{Acknowledgements, Contact, Feed, Source};
 pub use update::{Item, ObjectName, Rejected, Update};
 pub use view::{Changes, View};

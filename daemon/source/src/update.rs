@@ -3,14 +3,16 @@
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-/// A piece of a snapshot, or a delta; the meaning of the flags is that of `push.v1.Update`.
+/// A piece of a snapshot or of a delta; the meaning of the flags is that of `push.v1.Update`.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// State after this update.
+    /// State after the last piece.
     pub revision: u64,
     /// Part of a snapshot: what no piece names is gone once `complete` is here.
     pub snapshot: bool,
-    /// A delta, or the last piece of a snapshot.
+    /// The first piece of a snapshot: pieces of one that broke off are forgotten.
+    pub first: bool,
+    /// The last piece. Until then a snapshot is held back, and a delta does not count as the revision.
     pub complete: bool,
     /// New or changed objects.
     pub put: Vec<Item>,

@@ -51,13 +51,13 @@ impl View {
     }
 
     /// The joined service, `None` once it is gone (or is no business of ours: headless, other proxy's).
-    pub fn service(&self, name: &ServiceName) -> Option<Service> {
+    pub fn service(&self, name: &ServiceName) -> Option<Arc<Service>> {
         let _ = name;
         None
     }
 
     /// All joined services, for a full synchronisation.
-    pub fn services(&self) -> impl Iterator<Item = Service> + '_ {
+    pub fn services(&self) -> impl Iterator<Item = Arc<Service>> + '_ {
         std::iter::empty()
     }
 
