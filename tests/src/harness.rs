@@ -1,0 +1,4 @@
+//! The machinery behind the tests, one file per kind of subject.
+
+pub mod cluster;
+pub mod kubectl;
