@@ -1,0 +1,130 @@
+//! What the data path is told at start, and the shapes its callers hand in and get back.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use fairlead_source::ServiceName;
+use ipnet::Ipv4Net;
+
+/// How this node's data path is set up. [`Config::new`] gives the product's defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A mounted BPF file system; pins live under `fairlead/v<ABI>` in it.
+    pub bpffs: PathBuf,
+    /// A cgroup v2 directory: the sockets of every process below it go through the hooks.
+    pub cgroup: PathBuf,
+    /// Addresses on which NodePorts answer, besides those of the uplinks.
+    pub node_addresses: Vec<Ipv4Addr>,
+    /// Where pods of the whole cluster live. What leaves it by an uplink is masqueraded.
+    pub cluster_cidr: Ipv4Net,
+    /// Destinations outside the cluster that pods reach under their own address; at most
+    /// [`fairlead_abi::NON_MASQUERADE_MAX`].
+    pub non_masquerade: Vec<Ipv4Net>,
+    /// Capacity of the table of services (a Service takes one entry per address and port).
+    pub services: u32,
+    /// Capacity of the table of endpoints.
+    pub backends: u32,
+    /// Capacity of the slots: a service takes one per endpoint, and a Maglev ring if it is reachable from outside.
+    pub slots: u32,
+    /// Capacity of the table of flows; a translated connection takes two entries.
+    pub flows: u32,
+}
+
+impl Config {
+    /// The defaults, for a BPF file system and a cgroup v2 directory that are there.
+    pub fn new(bpffs: impl Into<PathBuf>, cgroup: impl Into<PathBuf>) -> Self {
+        Self {
+            bpffs: bpffs.into(),
+            cgroup: cgroup.into(),
+            node_addresses: Vec::new(),
+            cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            non_masquerade: Vec::new(),
+            services: 65_536,
+            backends: 131_072,
+            slots: 1 << 20,
+            flows: 262_144,
+        }
+    }
+}
+
+/// The host's end of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Name of the host-side interface; also names the pins.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Hardware address of the pod's own end.
+    pub mac: [u8; 6],
+    /// See [`crate::netns_cookie`]; 0 where the kernel has none (before 5.14).
+    pub netns_cookie: u64,
+}
+
+/// How packets of an uplink reach the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UplinkMode {
+    /// XDP in the driver.
+    Native,
+    /// XDP on socket buffers.
+    Generic,
+    /// A tc program with the same semantics.
+    Tc,
+}
+
+impl std::fmt::Display for UplinkMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native XDP",
+            Self::Generic => "generic XDP",
+            Self::Tc => "tc",
+        })
+    }
+}
+
+/// An attached uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// Its IPv4 addresses, the first being the one pods are masqueraded behind.
+    pub addresses: Vec<Ipv4Addr>,
+    /// How packets arrive.
+    pub mode: UplinkMode,
+    /// Why not better.
+    pub reason: String,
+}
+
+/// What a synchronisation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncReport {
+    /// Map writes performed.
+    pub steps: usize,
+    /// Services refused alone, with the reason; the rest is in force.
+    pub rejected: Vec<(ServiceName, String)>,
+}
+
+/// A kernel feature looked for at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked for.
+    pub name: &'static str,
+    /// What came out.
+    pub state: FindingState,
+    /// One sentence for the operator: what it means and the cure.
+    pub detail: String,
+}
+
+/// Outcome of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingState {
+    /// It is there.
+    Present,
+    /// It is missing, and a fallback is used.
+    Fallback,
+    /// It is missing, and the data path cannot run.
+    Missing,
+}
