@@ -11,9 +11,12 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod intstr;
 pub mod kind;
 pub mod object;
+pub mod quantity;
 pub mod registry;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod validate;

@@ -1,0 +1,1 @@
+//! The table against the merge strategies of k8s-openapi.
