@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// A piece of a snapshot or of a delta; the meaning of the flags is that of `push.v1.Update`.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,38 @@ pub enum Item {
     Pod(Box<Pod>),
     ConfigMap(Box<ConfigMap>),
     Secret(Box<Secret>),
+}
+
+impl Item {
+    /// Its kind, namespace and name.
+    pub fn name(&self) -> ObjectName {
+        let key = |metadata: &ObjectMeta| {
+            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+        };
+        match self {
+            Item::Service(service) => {
+                let (namespace, name) = key(&service.metadata);
+                ObjectName::Service(namespace, name)
+            }
+            Item::EndpointSlice(slice) => {
+                let (namespace, name) = key(&slice.metadata);
+                ObjectName::EndpointSlice(namespace, name)
+            }
+            Item::Node(node) => ObjectName::Node(key(&node.metadata).1),
+            Item::Pod(pod) => {
+                let (namespace, name) = key(&pod.metadata);
+                ObjectName::Pod(namespace, name)
+            }
+            Item::ConfigMap(map) => {
+                let (namespace, name) = key(&map.metadata);
+                ObjectName::ConfigMap(namespace, name)
+            }
+            Item::Secret(secret) => {
+                let (namespace, name) = key(&secret.metadata);
+                ObjectName::Secret(namespace, name)
+            }
+        }
+    }
 }
 
 /// Kind, namespace and name. The namespace is empty for a Node.

@@ -1,17 +1,47 @@
 //! The node's copy of its desired state, and what each update changed in it.
+//!
+//! An update is taken in whole: objects first, then each Service it touched is joined once more and compared with its
+//! last form, so that only real changes wake anybody. A snapshot is turned into the delta it amounts to: after lost
+//! contact, a snapshot that says what is known already changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node, Pod, Secret};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::env;
+use crate::join::{self, Front, Slice};
 use crate::service::{Service, ServiceName};
-use crate::update::{Rejected, Update};
+use crate::update::{Item, ObjectName, Rejected, Update};
+
+/// Namespace and name.
+type Key = (String, String);
 
 /// Desired state of one node. Work per update is proportional to the update.
 #[derive(Debug, Default)]
 pub struct View {
+    node_name: String,
     revision: u64,
+    services: BTreeMap<ServiceName, Entry>,
+    /// To which Service a slice was last joined: a slice may change its label.
+    slice_owners: FxHashMap<Key, ServiceName>,
+    node: Option<Arc<Node>>,
+    pods: BTreeMap<Key, Arc<Pod>>,
+    config_maps: BTreeMap<Key, Arc<ConfigMap>>,
+    secrets: BTreeMap<Key, Arc<Secret>>,
+    /// Pieces of a snapshot that still lacks its last one.
+    held: Option<Update>,
+}
+
+/// What is known of one Service. Slices may be here before it and stay after it.
+#[derive(Debug, Default)]
+struct Entry {
+    object: Option<Box<core::Service>>,
+    front: Option<Front>,
+    slices: BTreeMap<String, Slice>,
+    joined: Option<Arc<Service>>,
 }
 
 /// What an update touched. Names only: the receiver looks the present state up, so two changes merge into one.
@@ -31,18 +61,50 @@ pub struct Changes {
     pub rejected: Vec<Rejected>,
 }
 
+impl Changes {
+    /// True if nothing the data path or the kubelet looks at has changed.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.pods.is_empty()
+            && self.config_maps.is_empty()
+            && self.secrets.is_empty()
+            && !self.node
+    }
+
+    /// Adds later changes to these.
+    pub fn merge(&mut self, later: Changes) {
+        self.services.extend(later.services);
+        self.pods.extend(later.pods);
+        self.config_maps.extend(later.config_maps);
+        self.secrets.extend(later.secrets);
+        self.node |= later.node;
+        self.rejected.extend(later.rejected);
+    }
+}
+
 impl View {
     /// Empty, for the node of this name (which decides what `Endpoint::local` means).
     pub fn new(node: &str) -> Self {
-        let _ = node;
-        Self::default()
+        Self { node_name: node.to_owned(), ..Self::default() }
     }
 
     /// Takes an update in. Pieces of a snapshot are held back until the last one; then what the snapshot does not name
-    /// is removed and the changes of the whole are returned.
+    /// is removed and the changes of the whole are returned. Pieces of a delta take effect at once.
     pub fn apply(&mut self, update: Update) -> Changes {
-        self.revision = update.revision;
-        Changes::default()
+        if !update.snapshot {
+            self.held = None;
+            return self.apply_delta(update);
+        }
+        let whole = match self.held.take() {
+            Some(held) if !update.first && held.revision == update.revision => append(held, update),
+            _ => update,
+        };
+        if !whole.complete {
+            self.held = Some(whole);
+            return Changes::default();
+        }
+        let delta = self.snapshot_as_delta(whole);
+        self.apply_delta(delta)
     }
 
     /// Revision of the last complete update.
@@ -52,47 +114,214 @@ impl View {
 
     /// The joined service, `None` once it is gone (or is no business of ours: headless, other proxy's).
     pub fn service(&self, name: &ServiceName) -> Option<Arc<Service>> {
-        let _ = name;
-        None
+        self.services.get(name)?.joined.clone()
     }
 
     /// All joined services, for a full synchronisation.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> + '_ {
-        std::iter::empty()
+        self.services.values().filter_map(|entry| entry.joined.clone())
     }
 
     /// The node's own object.
     pub fn node(&self) -> Option<Arc<Node>> {
-        None
+        self.node.clone()
     }
 
     /// A pod bound to this node.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        let _ = (namespace, name);
-        None
+        self.pods.get(&key(namespace, name)).cloned()
     }
 
     /// Every pod bound to this node.
     pub fn pods(&self) -> impl Iterator<Item = Arc<Pod>> + '_ {
-        std::iter::empty()
+        self.pods.values().cloned()
     }
 
     /// A ConfigMap used by a pod of this node.
     pub fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        let _ = (namespace, name);
-        None
+        self.config_maps.get(&key(namespace, name)).cloned()
     }
 
     /// A Secret used by a pod of this node.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        let _ = (namespace, name);
-        None
+        self.secrets.get(&key(namespace, name)).cloned()
     }
 
     /// The `NAME_SERVICE_HOST`-style variables a pod of this namespace gets, in a stable order: services of the
     /// namespace when `service_links`, and always `kubernetes` of `default`.
     pub fn service_env(&self, namespace: &str, service_links: bool) -> Vec<(String, String)> {
-        let _ = (namespace, service_links);
-        Vec::new()
+        let first = ServiceName { namespace: namespace.to_owned(), name: String::new() };
+        let own = self.services.range(first..).take_while(|(name, _)| name.namespace == namespace);
+        let own = own.filter(|_| service_links).filter_map(|(_, entry)| entry.object.as_deref());
+        let mut chosen: Vec<&core::Service> = own.filter(|service| env::has_address(service)).collect();
+        let api = ServiceName { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
+        let api = self.services.get(&api).and_then(|entry| entry.object.as_deref());
+        if !chosen.iter().any(|service| service.metadata.name.as_deref() == Some("kubernetes")) {
+            chosen.extend(api);
+        }
+        chosen.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        env::variables(chosen.into_iter())
+    }
+
+    /// The names of everything here, as a snapshot would name it.
+    fn names(&self) -> impl Iterator<Item = ObjectName> + '_ {
+        let services = self.services.iter().filter(|(_, entry)| entry.object.is_some());
+        services
+            .map(|(name, _)| ObjectName::Service(name.namespace.clone(), name.name.clone()))
+            .chain(
+                self.slice_owners.keys().cloned().map(|(namespace, name)| ObjectName::EndpointSlice(namespace, name)),
+            )
+            .chain(self.node.iter().map(|_| ObjectName::Node(self.node_name.clone())))
+            .chain(self.pods.keys().cloned().map(|(namespace, name)| ObjectName::Pod(namespace, name)))
+            .chain(self.config_maps.keys().cloned().map(|(namespace, name)| ObjectName::ConfigMap(namespace, name)))
+            .chain(self.secrets.keys().cloned().map(|(namespace, name)| ObjectName::Secret(namespace, name)))
+    }
+
+    /// A snapshot as the delta from here: what it does not name is removed. What it names and could not be read stays.
+    fn snapshot_as_delta(&self, mut snapshot: Update) -> Update {
+        let put = snapshot.put.iter().map(Item::name);
+        let refused = snapshot.rejected.iter().map(|refused| refused.object.clone());
+        let named: FxHashSet<ObjectName> = put.chain(refused).collect();
+        snapshot.removed = self.names().filter(|name| !named.contains(name)).collect();
+        snapshot
+    }
+
+    fn apply_delta(&mut self, delta: Update) -> Changes {
+        let mut changes = Changes { rejected: delta.rejected, ..Changes::default() };
+        let mut touched = BTreeSet::new();
+        for item in delta.put {
+            let object = item.name();
+            if let Err(reason) = self.put(item, &mut touched, &mut changes) {
+                changes.rejected.push(Rejected { object, reason });
+            }
+        }
+        for name in delta.removed {
+            self.remove(name, &mut touched, &mut changes);
+        }
+        for name in touched {
+            if self.rejoin(&name) {
+                changes.services.insert(name);
+            }
+        }
+        if delta.complete {
+            self.revision = delta.revision;
+        }
+        changes
+    }
+
+    fn put(&mut self, item: Item, touched: &mut BTreeSet<ServiceName>, changes: &mut Changes) -> Result<(), String> {
+        match item {
+            Item::Service(service) => {
+                let front = join::front(&service)?;
+                let (namespace, name) = key_of(&service.metadata);
+                let name = ServiceName { namespace, name };
+                let entry = self.services.entry(name.clone()).or_default();
+                entry.front = front;
+                entry.object = Some(service);
+                touched.insert(name);
+            }
+            Item::EndpointSlice(slice) => self.put_slice(&slice, touched)?,
+            Item::Node(node) if node.metadata.name.as_deref() != Some(self.node_name.as_str()) => {
+                return Err(format!("this node is `{}`", self.node_name));
+            }
+            Item::Node(node) => {
+                changes.node |= self.node.as_deref() != Some(&*node);
+                self.node = Some(node.into());
+            }
+            Item::Pod(pod) => put(&mut self.pods, key_of(&pod.metadata), pod, &mut changes.pods),
+            Item::ConfigMap(map) => {
+                put(&mut self.config_maps, key_of(&map.metadata), map, &mut changes.config_maps);
+            }
+            Item::Secret(secret) => put(&mut self.secrets, key_of(&secret.metadata), secret, &mut changes.secrets),
+        }
+        Ok(())
+    }
+
+    fn put_slice(&mut self, object: &EndpointSlice, touched: &mut BTreeSet<ServiceName>) -> Result<(), String> {
+        let read = join::slice(object, &self.node_name)?;
+        let key = key_of(&object.metadata);
+        if self.slice_owners.get(&key) != read.as_ref().map(|slice| &slice.service) {
+            self.remove_slice(&key, touched);
+        }
+        if let Some(slice) = read {
+            let owner = slice.service.clone();
+            self.services.entry(owner.clone()).or_default().slices.insert(key.1.clone(), slice);
+            self.slice_owners.insert(key, owner.clone());
+            touched.insert(owner);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: ObjectName, touched: &mut BTreeSet<ServiceName>, changes: &mut Changes) {
+        match name {
+            ObjectName::Service(namespace, name) => {
+                let name = ServiceName { namespace, name };
+                if let Some(entry) = self.services.get_mut(&name) {
+                    entry.object = None;
+                    entry.front = None;
+                    touched.insert(name);
+                }
+            }
+            ObjectName::EndpointSlice(namespace, name) => self.remove_slice(&(namespace, name), touched),
+            ObjectName::Node(name) => changes.node |= name == self.node_name && self.node.take().is_some(),
+            ObjectName::Pod(namespace, name) => remove(&mut self.pods, (namespace, name), &mut changes.pods),
+            ObjectName::ConfigMap(namespace, name) => {
+                remove(&mut self.config_maps, (namespace, name), &mut changes.config_maps);
+            }
+            ObjectName::Secret(namespace, name) => remove(&mut self.secrets, (namespace, name), &mut changes.secrets),
+        }
+    }
+
+    fn remove_slice(&mut self, key: &Key, touched: &mut BTreeSet<ServiceName>) {
+        let Some(owner) = self.slice_owners.remove(key) else { return };
+        if let Some(entry) = self.services.get_mut(&owner) {
+            entry.slices.remove(&key.1);
+            touched.insert(owner);
+        }
+    }
+
+    /// Joins a Service anew; true if that changed its form.
+    fn rejoin(&mut self, name: &ServiceName) -> bool {
+        let Some(entry) = self.services.get_mut(name) else { return false };
+        let joined = entry.front.as_ref().map(|front| join::join(name, front, entry.slices.values()));
+        let changed = entry.joined.as_deref() != joined.as_ref();
+        if changed {
+            entry.joined = joined.map(Arc::new);
+        }
+        if entry.object.is_none() && entry.slices.is_empty() {
+            self.services.remove(name);
+        }
+        changed
     }
 }
+
+/// A held snapshot with its next piece.
+fn append(mut held: Update, piece: Update) -> Update {
+    held.put.extend(piece.put);
+    held.rejected.extend(piece.rejected);
+    Update { first: held.first, put: held.put, rejected: held.rejected, ..piece }
+}
+
+fn put<T: PartialEq>(map: &mut BTreeMap<Key, Arc<T>>, key: Key, value: Box<T>, changed: &mut BTreeSet<Key>) {
+    if map.get(&key).map(|old| &**old) != Some(&*value) {
+        changed.insert(key.clone());
+        map.insert(key, value.into());
+    }
+}
+
+fn remove<T>(map: &mut BTreeMap<Key, Arc<T>>, key: Key, changed: &mut BTreeSet<Key>) {
+    if map.remove(&key).is_some() {
+        changed.insert(key);
+    }
+}
+
+fn key(namespace: &str, name: &str) -> Key {
+    (namespace.to_owned(), name.to_owned())
+}
+
+fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
