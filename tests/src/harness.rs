@@ -1,4 +1,5 @@
 //! The machinery behind the tests, one file per kind of subject.
 
+pub mod client;
 pub mod cluster;
 pub mod kubectl;
