@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod decode;
 pub mod intstr;
 pub mod kind;
 pub mod object;
