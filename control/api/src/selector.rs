@@ -1,5 +1,10 @@
 //! Label and field selectors, in the text form of URLs and the JSON form of specs.
 
+mod fields;
+mod labels;
+
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
@@ -58,6 +63,18 @@ impl Selector {
         Self::default()
     }
 
+    /// True if nothing is required.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// The text form of the label requirements, sorted by key: `app=web,tier in (a,b),!old`.
+    pub fn labels_text(&self) -> String {
+        let mut sorted: Vec<&Requirement> = self.labels.iter().collect();
+        sorted.sort_by(|a, b| a.key.cmp(&b.key));
+        sorted.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
     /// True if the object is meant.
     pub fn matches(&self, object: &Object) -> bool {
         let empty = Map::new();
@@ -68,12 +85,12 @@ impl Selector {
 
     /// The selector of `labelSelector=` and `fieldSelector=`; a field the kind does not offer is a BadRequest.
     pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Status> {
-        Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(kind, fields)? })
+        Ok(Self { labels: labels::parse(labels)?, fields: fields::parse(kind, fields)? })
     }
 
     /// A `metav1.LabelSelector` (`matchLabels`, `matchExpressions`). A null or absent one matches nothing (`None`).
     pub fn from_label_selector(json: Option<&Value>) -> Result<Option<Self>, Status> {
-        label_selector(json)
+        labels::from_json(json)
     }
 
     /// The plain map of a Service's or ReplicationController's `spec.selector`. An empty map matches nothing (`None`).
@@ -107,6 +124,26 @@ impl Requirement {
     }
 }
 
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match &self.operator {
+            Operator::In(values) => match &values[..] {
+                [one] => write!(f, "{key}={one}"),
+                many => write!(f, "{key} in ({})", many.join(",")),
+            },
+            Operator::NotIn(values) => match &values[..] {
+                [one] => write!(f, "{key}!={one}"),
+                many => write!(f, "{key} notin ({})", many.join(",")),
+            },
+            Operator::Exists => f.write_str(key),
+            Operator::DoesNotExist => write!(f, "!{key}"),
+            Operator::Gt(bound) => write!(f, "{key}>{bound}"),
+            Operator::Lt(bound) => write!(f, "{key}<{bound}"),
+        }
+    }
+}
+
 impl FieldRequirement {
     /// True if it holds for this object.
     pub fn matches(&self, object: &Object) -> bool {
@@ -120,14 +157,5 @@ impl FieldRequirement {
     }
 }
 
-fn parse_labels(_text: &str) -> Result<Vec<Requirement>, Status> {
-    Ok(Vec::new())
-}
-
-fn parse_fields(_kind: &Kind, _text: &str) -> Result<Vec<FieldRequirement>, Status> {
-    Ok(Vec::new())
-}
-
-fn label_selector(_json: Option<&Value>) -> Result<Option<Selector>, Status> {
-    Ok(None)
-}
+#[cfg(test)]
+mod tests;
