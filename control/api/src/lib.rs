@@ -15,6 +15,7 @@ pub mod decode;
 pub mod intstr;
 pub mod kind;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod registry;
 pub mod schema;
