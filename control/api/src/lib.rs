@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod decode;
+pub mod discovery;
 pub mod intstr;
 pub mod kind;
 pub mod object;
@@ -21,6 +22,7 @@ pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod validate;
 
 pub use client::{Client, Event, EventType, List, WatchStream};

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::kind::{Kind, Naming, Scope};
+use crate::table::cells;
 
 /// core/v1 ConfigMap.
 pub static CONFIG_MAP: Kind = Kind {
@@ -23,5 +24,11 @@ pub static CONFIG_MAP: Kind = Kind {
     default: |_| {},
     validate: |_, _, _| {},
     selectable: &[],
-    columns: &[],
+    columns: &[
+        cells::NAME,
+        cells::integer("Data", "Number of entries, text and binary.", |object, _| {
+            (cells::count(object, &["data"]) + cells::count(object, &["binaryData"])).into()
+        }),
+        cells::AGE,
+    ],
 };
