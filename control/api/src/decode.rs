@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::kind::Kind;
 use crate::object::Object;
-use crate::schema;
+use crate::schema::{self, Struct};
 use crate::status::Status;
 
 /// An object and what a strict reader would have refused.
@@ -83,17 +83,23 @@ pub fn decode_value(kind: &Kind, tree: Value) -> Result<Decoded, Status> {
 
 /// The normal form of a tree, for example of a patched object, and its unknown fields. The error says what is of a
 /// wrong type, without a frame around it.
-pub fn normalize(kind: &Kind, mut tree: Value) -> Result<(Object, Vec<String>), String> {
-    let mut problems = Vec::new();
+pub fn normalize(kind: &Kind, tree: Value) -> Result<(Object, Vec<String>), String> {
     let root = schema::lookup(kind.schema).expect("every kind has a schema");
+    let (mut object, problems) = normalize_as(root, tree)?;
+    object.0.insert("apiVersion".to_owned(), kind.api_version().into());
+    object.0.insert("kind".to_owned(), kind.kind.into());
+    object.metadata_mut();
+    Ok((object, problems))
+}
+
+/// The normal form of a tree of that type, and its unknown fields.
+pub(crate) fn normalize_as(root: &'static Struct, mut tree: Value) -> Result<(Object, Vec<String>), String> {
+    let mut problems = Vec::new();
     walk::walk(root, &mut tree, &mut problems)?;
-    let Value::Object(mut map) = tree else {
-        return Err("json: cannot unmarshal a value that is no object".to_owned());
-    };
-    map.insert("apiVersion".to_owned(), kind.api_version().into());
-    map.insert("kind".to_owned(), kind.kind.into());
-    map.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
-    Ok((Object(map), problems))
+    match tree {
+        Value::Object(map) => Ok((Object(map), problems)),
+        _ => Err("json: cannot unmarshal a value that is no object".to_owned()),
+    }
 }
 
 /// The answer to unknown or duplicate fields under `fieldValidation=Strict`.

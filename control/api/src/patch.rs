@@ -17,6 +17,16 @@ use crate::status::{Reason, Status};
 
 /// The object after the patch.
 pub fn apply(kind: &Kind, object: &Object, patch: &Patch) -> Result<Value, Status> {
+    let Patch::Strategic(changes) = patch else { return apply_untyped(object, patch) };
+    require_object(changes)?;
+    let mut tree = Value::Object(object.0.clone());
+    let root = schema::lookup(kind.schema).expect("every kind has a schema");
+    strategic::apply(&mut tree, changes, root).map_err(|error| Status::bad_request(error.to_string()))?;
+    Ok(tree)
+}
+
+/// The object after a patch that needs no types; a strategic one needs them.
+pub(crate) fn apply_untyped(object: &Object, patch: &Patch) -> Result<Value, Status> {
     let mut tree = Value::Object(object.0.clone());
     match patch {
         Patch::Json(operations) => json::apply(&mut tree, operations)?,
@@ -24,10 +34,9 @@ pub fn apply(kind: &Kind, object: &Object, patch: &Patch) -> Result<Value, Statu
             require_object(changes)?;
             merge::apply(&mut tree, changes);
         }
-        Patch::Strategic(changes) => {
-            require_object(changes)?;
-            let root = schema::lookup(kind.schema).expect("every kind has a schema");
-            strategic::apply(&mut tree, changes, root).map_err(|error| Status::bad_request(error.to_string()))?;
+        Patch::Strategic(_) => {
+            let why = "strategic merge patch is not supported for this resource";
+            return Err(Status::new(Reason::UnsupportedMediaType, why));
         }
     }
     Ok(tree)
