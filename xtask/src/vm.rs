@@ -1,0 +1,135 @@
+//! `cargo xtask vm KERNEL`: the packet and namespace tests on a Debian kernel, in QEMU.
+//!
+//! The machine lives from an initramfs of our own: busybox, the modules the tests need, the test programs with their
+//! libraries, and an init that mounts what a Linux system has (cgroup v2 alone, as on current distributions), runs them
+//! and switches off. Results are read from the serial console. Software emulation is enough, and runs everywhere.
+
+mod cpio;
+mod initramfs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::setup::{self, Kernel, Need};
+use crate::test::{self, Outcome};
+use crate::{place, run};
+
+/// The emulator is some twenty times slower than the machine; beyond this it hangs.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// `cargo xtask vm 6.1 6.12 …`
+pub(crate) fn command(kernels: &[String], keep: bool) -> Result<ExitCode> {
+    for kernel in kernels {
+        Kernel::find(kernel)?;
+    }
+    setup::ensure(&[Need::Build, Need::Vm])?;
+    let programs = test::kernel_tests()?;
+    let mut sum = Outcome::default();
+    for kernel in kernels {
+        sum.add(perform(kernel, &programs, keep)?);
+    }
+    sum.skipped.iter().for_each(|why| println!("skipped  {why}"));
+    println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed.len(), sum.skipped.len());
+    let bad = !sum.failed.is_empty() || (test::required() && !sum.skipped.is_empty());
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Boots one kernel and runs the programs in it.
+///
+/// # Errors
+/// The initramfs cannot be put together or QEMU cannot be started. What fails inside is in the outcome.
+pub(crate) fn perform(version: &str, programs: &[(String, PathBuf)], keep: bool) -> Result<Outcome> {
+    let kernel = Kernel::find(version)?;
+    let (Ok((image, modules)), Some(qemu)) = (kernel.files(), place::program("qemu-system-x86_64")) else {
+        return Ok(Outcome::skip(format!("kernel {version} or QEMU is missing; `cargo xtask setup` says why")));
+    };
+    let folder = place::target().join("vm").join(version);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (initramfs, log) = (folder.join("initramfs.cpio"), folder.join("serial.log"));
+    let start = Instant::now();
+    initramfs::write(&initramfs, &modules, programs)?;
+    println!("  {:<34} {}", format!("initramfs for {version}"), run::seconds(start.elapsed()));
+
+    let mut command = machine(&qemu, &image, &initramfs);
+    let ended = run::watch(&format!("kernel {version}"), &mut command, LIMIT, test::is_result)?;
+    let lines: Vec<String> = ended.lines.iter().map(|line| line.trim_end_matches('\r').to_owned()).collect();
+    fs::write(&log, lines.join("\n")).with_context(|| format!("cannot write {}", log.display()))?;
+    let outcome = judge(version, programs, &lines, ended.timed_out);
+    println!("  {:<34} {}", format!("kernel {version}, from power-on to off"), run::seconds(ended.took));
+
+    if !outcome.failed.is_empty() || keep {
+        println!("  what its serial console said: {}", log.display());
+    } else {
+        drop(fs::remove_file(&log));
+    }
+    if keep {
+        println!("  what it booted from: {}", initramfs.display());
+    } else {
+        drop(fs::remove_file(&initramfs));
+    }
+    Ok(outcome)
+}
+
+/// The virtual machine: two processors, no disk, no network, a serial console on standard output.
+fn machine(qemu: &Path, image: &Path, initramfs: &Path) -> Command {
+    let mut command = Command::new(qemu);
+    command
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(initramfs)
+        // A panic restarts, and a restart ends QEMU; every message before it is on the console.
+        .args(["-append", "console=ttyS0 loglevel=4 panic=-1 mitigations=off random.trust_cpu=on"]);
+    command
+}
+
+/// What the console says about each program. A program that did not get to its end has failed, whatever its tests said.
+fn judge(version: &str, programs: &[(String, PathBuf)], lines: &[String], timed_out: bool) -> Outcome {
+    let mut outcome = Outcome::read(lines);
+    let named = |text: String| format!("kernel {version}: {text}");
+    outcome.failed = outcome.failed.into_iter().map(named).collect();
+    outcome.skipped = outcome.skipped.into_iter().map(named).collect();
+    for (name, _) in programs {
+        let mark = format!("{}{name} ", initramfs::END_MARK);
+        let code = lines.iter().find_map(|line| line.trim().strip_prefix(&mark));
+        match code {
+            Some("0") => {}
+            Some(_) if !outcome.failed.is_empty() => {}
+            Some(code) => outcome.failed.push(named(format!("{name} ended with {code}"))),
+            None if timed_out => outcome.failed.push(named(format!("{name} did not end in time"))),
+            None => outcome.failed.push(named(format!("{name} did not get to its end"))),
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(console: &str, timed_out: bool, passed: usize, failed: &[&str]) {
+        let programs = [("packet".to_owned(), PathBuf::new())];
+        let lines: Vec<String> = console.lines().map(str::to_owned).collect();
+        let outcome = judge("6.1", &programs, &lines, timed_out);
+        assert_eq!(
+            (outcome.passed, outcome.failed),
+            (passed, failed.iter().map(|&what| what.to_owned()).collect()),
+            "{console}"
+        );
+    }
+
+    #[test]
+    fn a_program_counts_only_when_it_gets_to_its_end() {
+        check("test a ... ok\n== end of packet 0", false, 1, &[]);
+        check("test a ... ok\nKernel panic", false, 1, &["kernel 6.1: packet did not get to its end"]);
+        check("test a ... ok", true, 1, &["kernel 6.1: packet did not end in time"]);
+        check("test a ... FAILED\n== end of packet 1", false, 0, &["kernel 6.1: a"]);
+        check("== end of packet 127", false, 0, &["kernel 6.1: packet ended with 127"]);
+    }
+}
