@@ -1,2 +1,98 @@
-//! Not written yet.
-fn main() {}
+//! `fairlead`: the node daemon and the operator's tool.
+//!
+//! One file per command, each of them wiring: what a node does lives in the crates beside this one. `up` and `down` own
+//! the processes of a one-machine cluster, `node` is the daemon, `cni` what the container runtime calls, and the rest
+//! asks a running daemon or the machine.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod cni;
+mod down;
+mod image;
+mod layout;
+mod logging;
+mod mounts;
+mod node;
+mod preflight;
+mod process;
+mod progress;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Kubernetes rebuilt around the node: an eBPF service load balancer, a kubelet, and a slim control plane.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a cluster on this machine: control plane, container runtime and node.
+    Up(up::UpArguments),
+    /// Remove what `up` made: pods, interfaces, routes, pins, cgroups, mounts and processes.
+    Down(down::DownArguments),
+    /// Run the node daemon in the foreground.
+    Node(node::NodeArguments),
+    /// Answer the container runtime: the CNI plugin (its input is the environment and standard input).
+    Cni,
+    /// Work with the container runtime's images.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Show what the node daemon is and does.
+    Status(status::StatusArguments),
+    /// Check that this machine has what a node needs, and change nothing.
+    Preflight(preflight::PreflightArguments),
+}
+
+/// Where a cluster keeps everything.
+#[derive(Clone, Debug, clap::Args)]
+struct DataDir {
+    /// Data directory: all state, logs, sockets and mounts of the cluster are below it.
+    #[arg(long = "data-dir", value_name = "DIR", default_value = "/var/lib/fairlead", env = "FAIRLEAD_DATA_DIR")]
+    path: PathBuf,
+}
+
+fn main() -> ExitCode {
+    // The runtime starts the plugin by a link to this binary, without arguments: the environment tells.
+    if std::env::args_os().len() == 1 && std::env::var_os("CNI_COMMAND").is_some() {
+        return cni::run();
+    }
+    let command = Arguments::parse().command;
+    if matches!(command, Command::Cni) {
+        return cni::run();
+    }
+    // One provider for every connection; a second installation could only be this same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairlead: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Up(arguments) => up::run(arguments).await,
+            Command::Down(arguments) => down::run(arguments).await,
+            Command::Node(arguments) => node::run(arguments).await,
+            Command::Image(command) => image::run(command).await,
+            Command::Status(arguments) => status::run(arguments).await,
+            Command::Preflight(arguments) => preflight::run(arguments).await,
+            Command::Cni => Ok(()),
+        }
+    });
+    // A blocking call that hangs (a runtime that does not answer) must not hold the process back.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    result
+}

@@ -155,12 +155,12 @@ fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The configuration list the runtime finds in its CNI folder.
-pub fn conflist() -> String {
+/// The configuration list the runtime finds in its CNI folder, with this one plugin.
+pub fn conflist(plugin: &Value) -> String {
     let list = json!({
         "cniVersion": VERSIONS[VERSIONS.len() - 1],
         "name": "fairlead",
-        "plugins": [{ "type": "fairlead" }],
+        "plugins": [plugin],
     });
     format!("{list:#}\n")
 }

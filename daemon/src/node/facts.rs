@@ -1,0 +1,93 @@
+//! What the daemon tells of itself: the facts behind `fairlead status`.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use fairlead_datapath::Datapath;
+use fairlead_proto::admin::v1::Fact;
+use fairlead_source::{Contact, View};
+use tokio::sync::{Mutex, watch};
+
+use super::pods::PodNetwork;
+
+/// Name of the fact `up` waits for.
+pub(crate) const READY: &str = "ready";
+
+/// Where the facts come from.
+#[derive(Debug)]
+pub(super) struct Facts {
+    node: String,
+    began: Instant,
+    view: Arc<RwLock<View>>,
+    datapath: Arc<Mutex<Datapath>>,
+    contact: watch::Receiver<Contact>,
+    network: PodNetwork,
+}
+
+impl Facts {
+    pub(super) fn new(
+        node: &str,
+        view: Arc<RwLock<View>>,
+        datapath: Arc<Mutex<Datapath>>,
+        contact: watch::Receiver<Contact>,
+        network: PodNetwork,
+    ) -> Self {
+        Self { node: node.to_owned(), began: Instant::now(), view, datapath, contact, network }
+    }
+
+    /// All of them, the most asked for first.
+    pub(super) async fn collect(&self) -> Vec<Fact> {
+        let mut facts = vec![fact("node", &self.node), fact("version", env!("CARGO_PKG_VERSION"))];
+        facts.push(fact("control plane", contact(&self.contact.borrow())));
+        self.of_view(&mut facts);
+        facts.push(fact("uptime", format!("{} s", self.began.elapsed().as_secs())));
+        match self.network.now() {
+            Some(network) => {
+                facts.push(fact("pod network", format!("{}, MTU {}", network.pod_cidr(), network.mtu())));
+            }
+            None => facts.push(fact("pod network", "waits for the node's spec.podCIDR")),
+        }
+        let datapath = self.datapath.lock().await;
+        for uplink in datapath.uplinks() {
+            let reason = if uplink.reason.is_empty() { String::new() } else { format!(" ({})", uplink.reason) };
+            facts.push(fact(format!("uplink {}", uplink.name), format!("{}{reason}", uplink.mode)));
+        }
+        match datapath.counters() {
+            Ok(counters) => {
+                let told = counters.into_iter().filter(|(_, count)| *count > 0);
+                facts.extend(told.map(|(name, count)| fact(format!("packets {name}"), count.to_string())));
+            }
+            Err(error) => facts.push(fact("packets", format!("not known: {error}"))),
+        }
+        facts
+    }
+
+    fn of_view(&self, facts: &mut Vec<Fact>) {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = view.node().and_then(|node| {
+            let conditions = node.status.as_ref()?.conditions.as_ref()?;
+            let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+            Some(match (ready.status.as_str(), ready.reason.as_deref()) {
+                ("True", _) => "True".to_owned(),
+                (status, Some(reason)) => format!("{status} ({reason})"),
+                (status, None) => status.to_owned(),
+            })
+        });
+        facts.push(fact(READY, ready.unwrap_or_else(|| "Unknown (not registered)".to_owned())));
+        facts.push(fact("revision", view.revision().to_string()));
+        facts.push(fact("services", view.services().count().to_string()));
+        facts.push(fact("pods", view.pods().count().to_string()));
+    }
+}
+
+fn fact(name: impl Into<String>, value: impl Into<String>) -> Fact {
+    Fact { name: name.into(), value: value.into() }
+}
+
+fn contact(contact: &Contact) -> String {
+    match contact {
+        Contact::None => "not yet reached".to_owned(),
+        Contact::Up => "connected".to_owned(),
+        Contact::Lost(reason) => format!("lost: {reason}"),
+    }
+}
