@@ -42,8 +42,21 @@ pub(crate) struct Netlink {
     handle: Handle,
 }
 
-/// Opens a socket in this thread's namespace and runs `work` with it. Blocks.
-pub(crate) fn run<T, F>(work: impl FnOnce(Netlink) -> F) -> Result<T, NetworkError>
+/// Opens a socket in this thread's namespace and runs `work` with it, on a thread of its own (which inherits the
+/// namespace), because the caller's may be driving tasks. Blocks.
+pub(crate) fn run<T, F>(work: impl FnOnce(Netlink) -> F + Send) -> Result<T, NetworkError>
+where
+    T: Send,
+    F: Future<Output = Result<T, NetworkError>>,
+{
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netlink".to_owned());
+        let running = thread.spawn_scoped(scope, || block_on(work)).map_err(NetworkError::Socket)?;
+        running.join().map_err(|_| NetworkError::Thread)?
+    })
+}
+
+fn block_on<T, F>(work: impl FnOnce(Netlink) -> F) -> Result<T, NetworkError>
 where
     F: Future<Output = Result<T, NetworkError>>,
 {
