@@ -13,7 +13,8 @@ pub(crate) fn perform(embedded: &Embedded) -> Outcome {
     sum.add(check("cargo fmt --check", cargo().args(["fmt", "--all", "--", "--check"])));
     sum.add(rules());
     sum.add(tests(embedded));
-    let clippy = ["--all-targets", "--", "--deny", "warnings"];
+    // The last one is for the privileged tests, which are no part of `--tests`.
+    let clippy = ["--lib", "--bins", "--benches", "--tests", "--test", "*", "--", "--deny", "warnings"];
     sum.add(check("cargo clippy", workspace(embedded, "clippy").args(clippy)));
     let mut doc = workspace(embedded, "doc");
     doc.args(["--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "-Dwarnings");

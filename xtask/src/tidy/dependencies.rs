@@ -65,10 +65,19 @@ struct Workspace {
 
 pub(crate) fn violations(root: &Path, map: &str) -> Result<Vec<String>> {
     let mut command = cargo();
-    command.current_dir(root).args(["metadata", "--format-version", "1"]);
-    command.args(["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    command.current_dir(root).args(["metadata", "--format-version", "1", "--no-deps"]);
     let metadata: Value = serde_json::from_str(&run::read(&mut command)?).context("cargo's metadata is no JSON")?;
-    Ok(judge(&Workspace::from_metadata(&metadata, root), map))
+    let mut workspace = Workspace::from_metadata(&metadata, root);
+    // The metadata lists what features might bring; the tree shows what they do bring.
+    let mut command = cargo();
+    command.current_dir(root).args(["tree", "--workspace", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    workspace.reached = run::read(&mut command)?.lines().filter_map(first_word).collect();
+    Ok(judge(&workspace, map))
+}
+
+/// The package in `ring v0.17.14`.
+fn first_word(line: &str) -> Option<String> {
+    line.split(' ').next().map(str::to_owned)
 }
 
 fn judge(workspace: &Workspace, map: &str) -> Vec<String> {
@@ -106,10 +115,8 @@ fn is_mapped(folder: &str, map: &str) -> bool {
 impl Workspace {
     fn from_metadata(metadata: &Value, root: &Path) -> Self {
         let mut workspace = Self::default();
-        let packages = || metadata["packages"].as_array().into_iter().flatten();
-        let name_of: BTreeMap<&str, &str> =
-            packages().filter_map(|package| Some((package["id"].as_str()?, package["name"].as_str()?))).collect();
-        for package in packages().filter(|package| package["source"].is_null()) {
+        let packages = metadata["packages"].as_array().into_iter().flatten();
+        for package in packages.filter(|package| package["source"].is_null()) {
             let name = package["name"].as_str().unwrap_or_default();
             let dependencies = package["dependencies"].as_array().into_iter().flatten();
             // Tests may look at anything; what is built may not.
@@ -120,31 +127,7 @@ impl Workspace {
             let folder = manifest.parent().and_then(|folder| folder.strip_prefix(root).ok());
             workspace.folders.extend(folder.map(|folder| (name.to_owned(), folder.display().to_string())));
         }
-        workspace.reach(metadata, &name_of);
         workspace
-    }
-
-    /// Follows normal dependencies from the workspace's members.
-    fn reach(&mut self, metadata: &Value, name_of: &BTreeMap<&str, &str>) {
-        let nodes = metadata["resolve"]["nodes"].as_array().into_iter().flatten();
-        let edges: BTreeMap<&str, Vec<&str>> = nodes
-            .filter_map(|node| {
-                let normal = |edge: &&Value| {
-                    edge["dep_kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k["kind"].is_null()))
-                };
-                let targets = node["deps"].as_array()?.iter().filter(normal).filter_map(|edge| edge["pkg"].as_str());
-                Some((node["id"].as_str()?, targets.collect()))
-            })
-            .collect();
-        let members = metadata["workspace_members"].as_array().into_iter().flatten();
-        let mut open: Vec<&str> = members.filter_map(Value::as_str).collect();
-        let mut seen = BTreeSet::new();
-        while let Some(id) = open.pop() {
-            if seen.insert(id) {
-                open.extend(edges.get(id).into_iter().flatten());
-                self.reached.extend(name_of.get(id).map(|name| (*name).to_owned()));
-            }
-        }
     }
 }
 
