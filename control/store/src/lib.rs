@@ -73,7 +73,7 @@ pub struct Page {
 
 /// A revisioned store. Nothing here assumes that reads are in memory: the methods are as an etcd client would have them.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Identity of this history, random at creation: revisions of another id mean nothing here.
     fn id(&self) -> &str;
 

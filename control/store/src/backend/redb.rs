@@ -113,11 +113,9 @@ impl RedbLog {
 impl Log for RedbLog {
     fn load(&mut self) -> Result<Loaded, StoreError> {
         match self.read().map_err(|error| self.error("read", error))? {
-            Some(Loaded { id, revision, .. }) if id.is_empty() => Err(StoreError::Version {
-                path: self.path.clone(),
-                found: revision.to_string(),
-                expected: FORMAT,
-            }),
+            Some(Loaded { id, revision, .. }) if id.is_empty() => {
+                Err(StoreError::Version { path: self.path.clone(), found: revision.to_string(), expected: FORMAT })
+            }
             Some(loaded) => Ok(loaded),
             None => {
                 let id = random_id().map_err(|error| self.error("name the store in", redb::Error::Io(error)))?;

@@ -1,0 +1,49 @@
+//! Reading bodies: at most 3 MiB, JSON or YAML.
+
+use axum::body::Body;
+use bytes::Bytes;
+use fairlead_api::decode::{self, Format};
+use fairlead_api::{Reason, Status};
+use http::HeaderMap;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+/// What upstream accepts as well.
+const LIMIT: usize = 3 << 20;
+
+/// The whole body.
+pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
+    match Limited::new(body, LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {LIMIT}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("cannot read the request body: {error}"))),
+    }
+}
+
+/// The media type of the body, without its parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// How the body is written, or 415.
+pub(crate) fn format(headers: &HeaderMap) -> Result<Format, Status> {
+    let media_type = media_type(headers);
+    Format::of_content_type(media_type).ok_or_else(|| {
+        Status::new(
+            Reason::UnsupportedMediaType,
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json, \
+                 application/yaml (got {media_type})"
+            ),
+        )
+    })
+}
+
+/// The tree of a body that is no object of a kind: options, a binding, a scale.
+pub(crate) fn tree(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
+    let parsed = decode::parse(body, format(headers)?);
+    parsed.map(|(tree, _)| tree).map_err(|why| Status::bad_request(format!("cannot read the request body: {why}")))
+}
