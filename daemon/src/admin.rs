@@ -18,10 +18,12 @@ use tonic::transport::{Channel, Endpoint, Server};
 pub(crate) async fn connect(socket: &Path) -> Result<AdminClient<Channel>> {
     let endpoint = Endpoint::try_from(format!("unix://{}", socket.display()))
         .with_context(|| format!("{} is no socket path", socket.display()))?;
-    let channel = endpoint
-        .connect()
-        .await
-        .with_context(|| format!("no node daemon answers on {} (is `fairlead up` running?)", socket.display()))?;
+    // The transport's error repeats its cause at every level: the innermost is the one that tells.
+    let channel = endpoint.connect().await.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        let (path, cause) = (socket.display(), error.root_cause());
+        anyhow::anyhow!("no node daemon answers on {path} (is `fairlead up` running?): {cause}")
+    })?;
     Ok(AdminClient::new(channel))
 }
 

@@ -108,7 +108,8 @@ async fn remove_pods(layout: &Layout, progress: &Progress) -> Result<()> {
 async fn remove_through(socket: &Path, layout: &Layout) -> Result<usize> {
     let deadline = Instant::now() + RUNTIME_PATIENCE;
     loop {
-        let answers = fairlead_kubelet::preflight(socket).await.iter().any(|check| check.ok);
+        let checks = fairlead_kubelet::preflight(socket).await;
+        let answers = checks.iter().any(|check| check.ok && check.name == "container runtime");
         if answers || Instant::now() > deadline {
             break;
         }

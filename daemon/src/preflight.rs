@@ -62,7 +62,12 @@ pub(crate) async fn run(arguments: PreflightArguments) -> Result<()> {
     if let Some(socket) = &arguments.runtime_endpoint {
         lines.extend(fairlead_kubelet::preflight(socket).await.into_iter().map(|check| Line {
             name: check.name.to_owned(),
-            verdict: if check.ok { "ok" } else { "missing" },
+            // The pod network is there once a node has made it.
+            verdict: match (check.ok, check.name) {
+                (true, _) => "ok",
+                (false, "pod network") => "later",
+                (false, _) => "missing",
+            },
             detail: check.found,
         }));
     }

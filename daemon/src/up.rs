@@ -130,7 +130,16 @@ pub(crate) async fn run(arguments: UpArguments) -> Result<()> {
 /// Everything up to a Ready node. What was started is in `crew`, also when it fails.
 async fn start(plan: &Plan, layout: &Layout, progress: &Progress, crew: &mut Crew) -> Result<()> {
     let runtime = match &plan.runtime_endpoint {
-        Some(_) => None,
+        Some(socket) => {
+            let (conf, bin) = (layout.cni_conf(), layout.cni_bin());
+            progress.say(format!(
+                "the runtime at {} must read its CNI configuration from {} and its plugins from {}",
+                socket.display(),
+                conf.display(),
+                bin.display()
+            ));
+            None
+        }
         None => Some(containerd::service(layout)?),
     };
     let control = control::service(plan, layout);
