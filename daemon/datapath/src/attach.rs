@@ -1,0 +1,216 @@
+//! Programs to the places where they run, and back.
+//!
+//! Wherever the kernel has links, each attachment is a pinned link: it outlives the daemon, and the next one replaces
+//! its program in place. Kernels before 6.6 have no links for tc; there a filter of fixed priority and handle is used,
+//! which outlives the daemon by itself and is replaced the same way.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{CgroupAttachMode, FdLink, LinkError, LinkOrder};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+
+use crate::config::UplinkMode;
+use crate::error::DatapathError;
+use crate::loader::{Pins, SOCKET, program};
+use crate::sys;
+
+/// Of our tc filters on kernels without tcx.
+const PRIORITY: u16 = 4097;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+fn failed(program: &'static str, target: &str) -> impl Fn(ProgramError) -> DatapathError {
+    move |source| DatapathError::Attach { program, target: target.to_owned(), source: Box::new(source) }
+}
+
+fn io_failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> DatapathError {
+    move |source| DatapathError::Io { action, path: path.to_owned(), source }
+}
+
+/// The pin of an interface's link. The BPF file system takes no dots in names.
+fn pin_path(pins: &Pins, interface: &str, program: &str, mode: &str) -> PathBuf {
+    pins.links.join(format!("{}:{program}{mode}", interface.replace('.', "%")))
+}
+
+/// Lets a pinned link run this program from now on; false if there is none, or what it was attached to is gone.
+fn adopt(path: &Path, program: impl AsFd) -> Result<bool, DatapathError> {
+    let link = match sys::open_pin(path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io_failed("open the pinned link", path)(error)),
+    };
+    match sys::update_link(link.as_fd(), program.as_fd()) {
+        Ok(()) => Ok(true),
+        Err(_) => {
+            fs::remove_file(path).map_err(io_failed("remove the dead link", path))?;
+            Ok(false)
+        }
+    }
+}
+
+fn pin<L>(link: L, path: &Path) -> Result<(), ProgramError>
+where
+    FdLink: TryFrom<L, Error = LinkError>,
+{
+    let failed = |error: &dyn std::error::Error| {
+        ProgramError::IOError(io::Error::other(format!("cannot pin the link at {}: {}", path.display(), chain(error))))
+    };
+    FdLink::try_from(link).map_err(|error| failed(&error))?.pin(path).map(drop).map_err(|error| failed(&error))
+}
+
+/// Attaches the socket hooks to a cgroup.
+pub(crate) fn sockets(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<(), DatapathError> {
+    let dir = fs::File::open(cgroup).map_err(io_failed("open the cgroup", cgroup))?;
+    let target = format!("cgroup {}", cgroup.display());
+    for name in SOCKET {
+        let program: &mut CgroupSockAddr = program(ebpf, name)?;
+        let path = pins.links.join(name);
+        if adopt(&path, program.fd().map_err(failed(name, &target))?.as_fd())? {
+            continue;
+        }
+        let id = program.attach(&dir, CgroupAttachMode::Single).map_err(failed(name, &target))?;
+        let link = program.take_link(id).map_err(failed(name, &target))?;
+        pin(link, &path).map_err(failed(name, &target))?;
+    }
+    Ok(())
+}
+
+/// Attaches XDP to an uplink, in the best mode the interface takes, or tc. Returns the mode and why not a better one.
+pub(crate) fn uplink(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: &str,
+    ifindex: u32,
+) -> Result<(UplinkMode, String), DatapathError> {
+    tc(ebpf, pins, interface, "tc_uplink_out", TcAttachType::Egress)?;
+    let name = if is_virtual(interface) { "xdp_service_veth" } else { "xdp_service" };
+    let modes = [(UplinkMode::Native, XdpMode::Driver, ":native"), (UplinkMode::Generic, XdpMode::Skb, ":generic")];
+    let program: &mut Xdp = program(ebpf, name)?;
+    for (mode, _, suffix) in modes {
+        let path = pin_path(pins, interface, name, suffix);
+        if adopt(&path, program.fd().map_err(failed(name, interface))?.as_fd())? {
+            return Ok((mode, "adopted as it was".to_owned()));
+        }
+    }
+    let mut reasons = Vec::new();
+    for (mode, xdp_mode, suffix) in modes {
+        let path = pin_path(pins, interface, name, suffix);
+        let attached = program
+            .attach_to_if_index(ifindex, xdp_mode)
+            .and_then(|id| program.take_link(id))
+            .and_then(|link| pin(link, &path));
+        match attached {
+            Ok(()) => return Ok((mode, reasons.join("; "))),
+            Err(error) => reasons.push(format!("no {mode}: {}", chain(&error))),
+        }
+    }
+    tc(ebpf, pins, interface, "tc_uplink_in", TcAttachType::Ingress)?;
+    Ok((UplinkMode::Tc, reasons.join("; ")))
+}
+
+/// Attaches to both sides of a pod's host-side interface.
+pub(crate) fn pod(ebpf: &mut Ebpf, pins: &Pins, interface: &str) -> Result<(), DatapathError> {
+    tc(ebpf, pins, interface, "tc_from_pod", TcAttachType::Ingress)?;
+    tc(ebpf, pins, interface, "tc_to_pod", TcAttachType::Egress)
+}
+
+/// Detaches everything from an interface, which may be gone.
+pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), DatapathError> {
+    let prefix = format!("{}:", interface.replace('.', "%"));
+    for path in list(&pins.links)? {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
+            fs::remove_file(&path).map_err(io_failed("remove the pinned link", &path))?;
+        }
+    }
+    drop_filters(interface);
+    Ok(())
+}
+
+/// Names of interfaces with pinned links of this program.
+pub(crate) fn pinned_interfaces(pins: &Pins, program: &str) -> Result<Vec<String>, DatapathError> {
+    let names = list(&pins.links)?;
+    let names = names.iter().filter_map(|path| path.file_name()?.to_str()?.rsplit_once(':'));
+    Ok(names.filter(|(_, found)| *found == program).map(|(interface, _)| interface.replace('%', ".")).collect())
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let entries = fs::read_dir(dir).map_err(io_failed("list", dir))?;
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
+}
+
+fn tc(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: &str,
+    name: &'static str,
+    side: TcAttachType,
+) -> Result<(), DatapathError> {
+    let program: &mut SchedClassifier = program(ebpf, name)?;
+    let path = pin_path(pins, interface, name, "");
+    if adopt(&path, program.fd().map_err(failed(name, interface))?.as_fd())? {
+        return Ok(());
+    }
+    let linked = program
+        .attach_with_options(interface, side, TcAttachOptions::TcxOrder(LinkOrder::default()))
+        .and_then(|id| program.take_link(id))
+        .and_then(|link| pin(link, &path));
+    let Err(no_link) = linked else { return Ok(()) };
+    filter(program, interface, side).map_err(|error| {
+        tracing::debug!(interface, program = name, error = chain(&no_link), "the kernel has no tcx links");
+        failed(name, interface)(error)
+    })
+}
+
+/// A filter below clsact, replaced if it is there.
+fn filter(program: &mut SchedClassifier, interface: &str, side: TcAttachType) -> Result<(), ProgramError> {
+    // There already, if not by us: what fails here fails again, with more to say, below.
+    let _ = qdisc_add_clsact(interface);
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let id = match program.attach_with_options(interface, side, TcAttachOptions::Netlink(options)) {
+        Ok(id) => id,
+        Err(_) => {
+            let there = SchedClassifierLink::attached(interface, side, PRIORITY, HANDLE, None)?;
+            program.attach_to_link(there)?
+        }
+    };
+    // Dropping the link would detach the filter.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Removes our filters from an interface, if it has any.
+pub(crate) fn drop_filters(interface: &str) {
+    let ours = [
+        (TcAttachType::Ingress, "tc_uplink_in"),
+        (TcAttachType::Egress, "tc_uplink_out"),
+        (TcAttachType::Ingress, "tc_from_pod"),
+        (TcAttachType::Egress, "tc_to_pod"),
+    ];
+    for (side, name) in ours {
+        // Most interfaces have none of them.
+        let _ = aya::programs::tc::qdisc_detach_program(interface, side, name);
+    }
+}
+
+/// Without hardware behind it: its peer may leave checksums unfinished.
+fn is_virtual(interface: &str) -> bool {
+    !Path::new("/sys/class/net").join(interface).join("device").exists()
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

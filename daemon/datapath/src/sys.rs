@@ -1,0 +1,125 @@
+//! The few things that need `unsafe`: arrays shared with the kernel, a socket option and two BPF commands that no
+//! library offers.
+
+use std::ffi::{CString, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A BPF array mapped into this process, as 64-bit words. Each store is whole: a program sees the old or the new word.
+#[derive(Debug)]
+pub(crate) struct MappedWords {
+    start: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, lives until it is dropped, and is only accessed through atomics.
+unsafe impl Send for MappedWords {}
+// SAFETY: as above.
+unsafe impl Sync for MappedWords {}
+
+impl MappedWords {
+    /// Maps an array of this many words. The map must have been made with `BPF_F_MMAPABLE`.
+    pub(crate) fn new(map: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
+        let len = words * size_of::<u64>();
+        // SAFETY: a new shared mapping at an address of the kernel's choice; nothing of ours is touched.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
+        Ok(Self { start, words })
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.words, "word {index} of an array of {}", self.words);
+        // SAFETY: the index is inside the mapping, which is page aligned and lives as long as `self`.
+        unsafe { self.start.add(index).as_ref() }
+    }
+
+    /// Reads a word.
+    pub(crate) fn load(&self, index: usize) -> u64 {
+        self.word(index).load(Ordering::Acquire)
+    }
+
+    /// Writes a word, after everything written before it.
+    pub(crate) fn store(&self, index: usize, value: u64) {
+        self.word(index).store(value, Ordering::Release);
+    }
+}
+
+impl Drop for MappedWords {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `new`; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast::<c_void>(), self.words * size_of::<u64>()) };
+    }
+}
+
+/// `SO_NETNS_COOKIE` of a socket: the cookie of the network namespace it was made in.
+pub(crate) fn socket_netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `cookie`, which has that many.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast::<c_void>(),
+            &raw mut len,
+        )
+    };
+    if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Opens a pinned BPF object.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    const BPF_OBJ_GET: i64 = 7;
+    /// The part of `union bpf_attr` this command reads.
+    #[repr(C)]
+    struct Attr {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the kernel reads `attr` and the string, both of which outlive the call, and writes nothing.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<Attr>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Replaces the program of a link, without a moment in which none runs.
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_UPDATE: i64 = 29;
+    /// The part of `union bpf_attr` this command reads.
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let attr =
+        Attr { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, flags: 0, old_prog_fd: 0 };
+    // SAFETY: the kernel reads `attr`, which outlives the call, and writes nothing.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attr, size_of::<Attr>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

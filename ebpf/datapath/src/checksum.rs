@@ -1,0 +1,130 @@
+//! The Internet checksum, kept right incrementally (RFC 1624).
+//!
+//! All sums are of 16-bit words as they lie in memory: the one's complement sum does not care about byte order as long
+//! as everything is read the same way.
+
+/// Folds a sum of 16-bit words into one.
+#[inline(always)]
+pub const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The two 16-bit words of an address, added.
+#[inline(always)]
+pub const fn words(addr: [u8; 4]) -> u32 {
+    word([addr[0], addr[1]]) as u32 + word([addr[2], addr[3]]) as u32
+}
+
+/// A 16-bit word as it lies in memory.
+#[inline(always)]
+pub const fn word(bytes: [u8; 2]) -> u16 {
+    u16::from_ne_bytes(bytes)
+}
+
+/// What changes when an address and a port are replaced, as a sum to [`apply`].
+#[inline(always)]
+pub const fn delta(old_addr: [u8; 4], new_addr: [u8; 4], old_port: [u8; 2], new_port: [u8; 2]) -> u32 {
+    delta_addr(old_addr, new_addr) + delta_port(old_port, new_port)
+}
+
+/// What changes when an address is replaced.
+#[inline(always)]
+pub const fn delta_addr(old: [u8; 4], new: [u8; 4]) -> u32 {
+    // Each word is complemented by itself, so that the sum stays positive.
+    (!word([old[0], old[1]])) as u32 + (!word([old[2], old[3]])) as u32 + words(new)
+}
+
+/// What changes when a port is replaced.
+#[inline(always)]
+pub const fn delta_port(old: [u8; 2], new: [u8; 2]) -> u32 {
+    (!word(old)) as u32 + word(new) as u32
+}
+
+/// The checksum field of a finished packet after a change.
+#[inline(always)]
+pub const fn apply(check: u16, delta: u32) -> u16 {
+    !fold((!check) as u32 + delta)
+}
+
+/// The same for UDP, where zero means "no checksum": zero stays, and nothing becomes zero.
+#[inline(always)]
+pub const fn apply_udp(check: u16, delta: u32) -> u16 {
+    if check == 0 {
+        return 0;
+    }
+    let check = apply(check, delta);
+    if check == 0 { 0xffff } else { check }
+}
+
+/// What a sender that leaves the checksum to the hardware writes into the field: the sum over the pseudo header, not
+/// complemented. `len` is the length of transport header and payload.
+#[inline(always)]
+pub const fn pseudo(src: [u8; 4], dst: [u8; 4], proto: u8, len: u16) -> u16 {
+    fold(words(src) + words(dst) + (proto as u16).to_be() as u32 + len.to_be() as u32)
+}
+
+/// The field of such a packet after a change of an address; ports are not part of it.
+#[inline(always)]
+pub const fn apply_partial(field: u16, delta_addr: u32) -> u16 {
+    fold(field as u32 + delta_addr)
+}
+
+/// Sum over bytes, as the receiver does it. For tests and for packets made here.
+pub fn sum(bytes: &[u8]) -> u32 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += word([pair[0], *pair.get(1).unwrap_or(&0)]) as u32;
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(src: [u8; 4], dst: [u8; 4], port: [u8; 2]) -> [u8; 20] {
+        let mut bytes = [0x45, 0, 0, 84, 0x1c, 0x46, 0x40, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes[2..4].copy_from_slice(&port);
+        bytes[12..16].copy_from_slice(&src);
+        bytes[16..20].copy_from_slice(&dst);
+        let check = !fold(sum(&bytes));
+        bytes[10..12].copy_from_slice(&check.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn an_incremental_update_equals_a_fresh_sum() {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()
+        };
+        for _ in 0..100_000 {
+            let (src, old, new, ports) = (next(), next(), next(), next());
+            let (from, to) = ([ports[0], ports[1]], [ports[2], ports[3]]);
+            let before = header(src, old, from);
+            let after = header(src, new, to);
+            let check = apply(word([before[10], before[11]]), delta(old, new, from, to));
+            // 0x0000 and 0xffff are the same number to a receiver.
+            let fresh = word([after[10], after[11]]);
+            assert!(check == fresh || (check % 0xffff == 0 && fresh % 0xffff == 0), "{before:?} {after:?} {check:x}");
+        }
+    }
+
+    #[test]
+    fn udp_without_a_checksum_stays_without() {
+        assert_eq!(apply_udp(0, delta_addr([1, 2, 3, 4], [5, 6, 7, 8])), 0);
+        for check in 1..=u16::MAX {
+            assert_ne!(apply_udp(check, delta_addr([10, 0, 0, 1], [10, 244, 0, 9])), 0);
+        }
+    }
+
+    #[test]
+    fn a_partial_field_follows_the_address() {
+        let (src, old, new) = ([10, 99, 0, 2], [10, 99, 0, 1], [10, 244, 0, 7]);
+        let field = pseudo(src, old, 6, 1480);
+        assert_eq!(apply_partial(field, delta_addr(old, new)), pseudo(src, new, 6, 1480));
+    }
+}

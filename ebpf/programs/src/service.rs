@@ -1,0 +1,124 @@
+//! Towards a service and back: which endpoint, and what its replies must look like.
+
+use fairlead_abi::{Backend, Counter, FlowKey, FlowKind, FlowValue, Range, ServiceKey, ServiceValue, proto};
+use fairlead_packet::choice;
+
+use crate::maps::{self, BACKENDS, FLOWS, GROUPS, SERVICES, SLOTS, TURNS, count};
+use crate::parse::{End, Packet, Verdict};
+
+/// A packet that may be meant for a service.
+#[inline(always)]
+pub(crate) fn forward(packet: &Packet) -> Verdict {
+    if packet.proto == proto::ICMP {
+        return Verdict::Continue;
+    }
+    let key = packet.key(FlowKind::Service);
+    let mut moved = false;
+    if let Some(flow) = maps::flow(&key) {
+        // An established TCP connection keeps its endpoint until it ends; anything that begins goes where it may.
+        let begins = packet.proto == proto::UDP || packet.opens();
+        if !begins || maps::is_alive(flow.backend, flow.life) {
+            count(Counter::FlowHit);
+            return Verdict::Rewrite(End::Destination, flow.addr, flow.port);
+        }
+        moved = true;
+    }
+    let Some(service) = lookup(packet.dst, packet.dport, packet.proto) else {
+        return Verdict::Continue;
+    };
+    let hash = choice::hash(packet.src, packet.dst, packet.dport, packet.proto);
+    let Some((id, backend)) = by_hash(service, choice::walk(hash, packet.sport)) else {
+        if service.flags & ServiceValue::NODE_ADDRESS != 0 {
+            return Verdict::Pass;
+        }
+        count(Counter::DropNoEndpoint);
+        return Verdict::Drop;
+    };
+    // The way back first: a flow that can be hit can be answered.
+    let back = FlowKey {
+        src: backend.addr,
+        dst: packet.src,
+        sport: backend.port,
+        dport: packet.sport,
+        proto: packet.proto,
+        kind: FlowKind::Reply as u8,
+        pad: [0; 2],
+    };
+    let mut value =
+        FlowValue { addr: packet.dst, port: packet.dport, flags: 0, backend: id, life: backend.life, seen: 0 };
+    let mut failed = FLOWS.insert(&back, &value, 0).is_err();
+    value.addr = backend.addr;
+    value.port = backend.port;
+    failed |= FLOWS.insert(&key, &value, 0).is_err();
+    if failed {
+        count(Counter::DropFlowInsert);
+        return Verdict::Drop;
+    }
+    count(if moved { Counter::FlowMoved } else { Counter::FlowNew });
+    Verdict::Rewrite(End::Destination, backend.addr, backend.port)
+}
+
+/// A packet that may be an endpoint's answer to a client whose packets were translated.
+#[inline(always)]
+pub(crate) fn reply(packet: &Packet) -> Verdict {
+    if packet.proto == proto::ICMP {
+        return Verdict::Continue;
+    }
+    match maps::flow(&packet.key(FlowKind::Reply)) {
+        Some(flow) => {
+            count(Counter::Reply);
+            Verdict::Rewrite(End::Source, flow.addr, flow.port)
+        }
+        None => Verdict::Continue,
+    }
+}
+
+/// The service at an address, if there is one.
+#[inline(always)]
+pub(crate) fn lookup(addr: [u8; 4], port: [u8; 2], proto: u8) -> Option<ServiceValue> {
+    let key = ServiceKey { addr, port, proto, pad: 0 };
+    // SAFETY: the value is copied out at once; both of its words are constant for the life of a service.
+    unsafe { SERVICES.get(&key) }.copied()
+}
+
+/// The endpoint at the hash's place in the ring, or in the plain list where the service has no ring.
+#[inline(always)]
+fn by_hash(service: ServiceValue, hash: u32) -> Option<(u32, Backend)> {
+    let group = GROUPS.get_ptr(service.group)?;
+    // SAFETY: the map returned a pointer to a value of the array; each range is one word and read whole.
+    let mut range = unsafe { core::ptr::read_volatile(&raw const (*group).ring) };
+    if range.is_empty() {
+        // SAFETY: as above.
+        range = unsafe { core::ptr::read_volatile(&raw const (*group).list) };
+    }
+    at(range, choice::place(hash, range.len()))
+}
+
+/// The endpoint whose turn it is: each CPU goes around by itself, so no line of cache is fought over.
+#[inline(always)]
+pub(crate) fn by_turn(service: ServiceValue) -> Option<(u32, Backend)> {
+    let group = GROUPS.get_ptr(service.group)?;
+    // SAFETY: the map returned a pointer to a value of the array; the range is one word and read whole.
+    let range = unsafe { core::ptr::read_volatile(&raw const (*group).list) };
+    let len = range.len();
+    let turn = TURNS.get_ptr_mut(service.group)?;
+    // SAFETY: the map returned a pointer to this CPU's value; no other CPU writes it. An interrupted step gives two
+    // sockets the same turn, which does no harm.
+    let place = unsafe {
+        let place = if *turn < len { *turn } else { 0 };
+        *turn = place + 1;
+        place
+    };
+    at(range, place)
+}
+
+/// The endpoint at a place of a range.
+#[inline(always)]
+fn at(range: Range, place: u32) -> Option<(u32, Backend)> {
+    if range.is_empty() {
+        return None;
+    }
+    let id = *SLOTS.get(range.start().wrapping_add(place))?;
+    let backend = *BACKENDS.get(id)?;
+    Some((id, backend))
+}
