@@ -71,7 +71,7 @@ impl Ledger {
 
     /// The object is gone since `revision`; nothing happens if it was not there.
     pub(crate) fn remove(&mut self, key: &Arc<Key>, revision: u64) {
-        if !self.entries.get(key).is_some_and(|entry| entry.json.is_some()) {
+        if self.entries.get(key).is_none_or(|entry| entry.json.is_none()) {
             return;
         }
         self.unlink(key);

@@ -112,8 +112,8 @@ impl Session {
         let place = Place {
             store_id: hello.store_id,
             revision: hello.revision,
-            sent: hello.revision,
-            acknowledged: hello.revision,
+            sent: 0,
+            acknowledged: 0,
             fresh: true,
         };
         self.state = State::Streaming(place);

@@ -16,10 +16,8 @@ use crate::feed::{Change, Commit, Opening};
 use crate::ledger::{Key, Latest, Ledger};
 use crate::references::references;
 
-/// Removed Services and slices remembered for nodes that were away.
-const SHARED_GRAVES: usize = 16_384;
-/// Removed pods, ConfigMaps and Secrets remembered per node.
-const NODE_GRAVES: usize = 1_024;
+/// How many removed objects are remembered for nodes that were away: (Services and slices, a node's own).
+const GRAVES: (usize, usize) = (16_384, 1_024);
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +34,7 @@ pub struct World {
     configuration: FxHashMap<Arc<Key>, Bytes>,
     /// How many pods of which node use a ConfigMap or Secret.
     users: FxHashMap<Key, BTreeMap<String, usize>>,
+    node_graves: usize,
 }
 
 /// Where a pod is and what it uses there.
@@ -55,24 +54,25 @@ pub struct Touched {
 }
 
 impl World {
-    /// The world as the feed opened it. What came before, it cannot tell.
-    pub fn new(store_id: String, revision: u64) -> Self {
+    /// An empty world that cannot tell what came before.
+    fn new(store_id: String, revision: u64, (shared_graves, node_graves): (usize, usize)) -> Self {
         Self {
             store_id,
             revision,
             committed_at: 0,
-            shared: Ledger::new(revision, SHARED_GRAVES),
+            shared: Ledger::new(revision, shared_graves),
             nodes: BTreeMap::new(),
             dropped: revision,
             pods: FxHashMap::default(),
             configuration: FxHashMap::default(),
             users: FxHashMap::default(),
+            node_graves,
         }
     }
 
-    /// A world with everything the opening has.
+    /// The world as the feed opened it. What came before, it cannot tell.
     pub fn open(opening: &Opening) -> Self {
-        let mut world = Self::new(opening.store_id.clone(), opening.revision);
+        let mut world = Self::new(opening.store_id.clone(), opening.revision, GRAVES);
         let changes = opening.records.iter().map(|record| Change { record: record.clone(), removed: false }).collect();
         world.apply(Commit { revision: opening.revision, committed_at: 0, changes });
         world
@@ -211,7 +211,7 @@ impl World {
     /// Writes a change into the ledger of a node.
     fn note(&mut self, node: &str, key: &Arc<Key>, json: Option<Bytes>, revision: u64, touched: &mut Touched) {
         if !self.nodes.contains_key(node) {
-            self.nodes.insert(node.to_owned(), Ledger::new(self.dropped, NODE_GRAVES));
+            self.nodes.insert(node.to_owned(), Ledger::new(self.dropped, self.node_graves));
         }
         let Some(ledger) = self.nodes.get_mut(node) else { return };
         match json {
