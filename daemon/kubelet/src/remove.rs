@@ -2,6 +2,13 @@
 
 use std::path::Path;
 
+use tokio::task::JoinSet;
+
+use crate::cgroup::Cgroups;
+use crate::config::{OWNER_LABEL, log_root, owner};
+use crate::cri::Cri;
+use crate::volume;
+
 /// What could not be removed; the rest has been.
 #[derive(Debug, thiserror::Error)]
 #[error("could not remove everything: {}", .0.join("; "))]
@@ -10,6 +17,55 @@ pub struct RemoveError(pub Vec<String>);
 /// Stops and removes every sandbox and container that carries this data directory's label, unmounts volumes, deletes
 /// `pods/` and `logs/`, and removes the pods' cgroups below `cgroup`. Says how many pods were removed. Safe to repeat.
 pub async fn remove_all(runtime_endpoint: &Path, data_dir: &Path, cgroup: &str) -> Result<usize, RemoveError> {
-    let _ = (runtime_endpoint, data_dir, cgroup);
-    Ok(0)
+    let mut failed = Vec::new();
+    let removed = match Cri::new(runtime_endpoint) {
+        Ok(cri) => pods(&cri, &owner(data_dir), &mut failed).await,
+        Err(error) => {
+            failed.push(error.to_string());
+            0
+        }
+    };
+    for dir in [data_dir.join("pods"), log_root(data_dir)] {
+        if let Err(error) = volume::remove(&dir) {
+            failed.push(format!("{}: {error}", dir.display()));
+        }
+    }
+    if let Err(error) = Cgroups::probe(cgroup).remove_all() {
+        failed.push(format!("cgroup {cgroup}: {error}"));
+    }
+    if failed.is_empty() { Ok(removed) } else { Err(RemoveError(failed)) }
+}
+
+async fn pods(cri: &Cri, owner: &str, failed: &mut Vec<String>) -> usize {
+    let label = (OWNER_LABEL, owner);
+    let (containers, sandboxes) = match futures::try_join!(cri.containers(label), cri.sandboxes(label)) {
+        Ok(both) => both,
+        Err(error) => {
+            failed.push(format!("cannot list pods: {error}"));
+            return 0;
+        }
+    };
+    let mut tasks = JoinSet::new();
+    for sandbox in sandboxes {
+        let cri = cri.clone();
+        let mine: Vec<String> =
+            containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id).map(|c| c.id.clone()).collect();
+        tasks.spawn(async move {
+            for id in mine {
+                cri.stop(&id, std::time::Duration::ZERO).await?;
+                cri.remove(&id).await?;
+            }
+            cri.stop_sandbox(&sandbox.id).await?;
+            cri.remove_sandbox(&sandbox.id).await
+        });
+    }
+    let mut removed = 0;
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(Ok(())) => removed += 1,
+            Ok(Err(error)) => failed.push(error.to_string()),
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    removed
 }

@@ -1,0 +1,123 @@
+//! The node's HTTPS server: health, the node's pods, container logs, and commands in containers.
+//!
+//! Only the API server (or an administrator) may call: the client certificate must come from the cluster's CA and name
+//! `kube-apiserver-kubelet-client` or a member of `system:masters`. `/healthz` is for everybody with such a certificate
+//! or none.
+
+mod pods;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tracing::debug;
+
+use crate::context::Context;
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The port is not to be had.
+    #[error("cannot listen on {address} (is another kubelet running?)")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A certificate, key or CA cannot be used.
+    #[error("cannot use {path}: {why}")]
+    Certificate {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The server, bound but not yet serving.
+pub(crate) struct Server {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    address: SocketAddr,
+    context: Arc<Context>,
+}
+
+impl Server {
+    pub(crate) async fn bind(context: Arc<Context>) -> Result<Self, ServeError> {
+        let acceptor = tls::acceptor(&context.config)?;
+        let wanted = SocketAddr::from(([0, 0, 0, 0], context.config.port));
+        let failed = |source| ServeError::Listen { address: wanted, source };
+        let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, acceptor, address, context })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`; then open connections end.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let router = router(self.context);
+        loop {
+            let (stream, peer) = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        debug!(error = %error, "cannot accept a connection");
+                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+                () = shutdown.cancelled() => break,
+            };
+            let (acceptor, router, shutdown) = (self.acceptor.clone(), router.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                let serve = connection(stream, acceptor, router);
+                tokio::select! {
+                    ended = serve => if let Err(error) = ended {
+                        debug!(%peer, error, "a connection failed");
+                    },
+                    () = shutdown.cancelled() => {}
+                }
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn connection(stream: tokio::net::TcpStream, acceptor: TlsAcceptor, router: Router) -> Result<(), String> {
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
+    let caller = tls::caller(stream.get_ref().1);
+    let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        request.map(axum::body::Body::new)
+    });
+    Builder::new(TokioExecutor::new())
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await
+        .map_err(|error| error.to_string())
+}
+
+fn router(context: Arc<Context>) -> Router {
+    let guarded = Router::new()
+        .route("/pods", get(pods::pods))
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(pods::logs))
+        .layer(axum::middleware::from_fn(tls::authorize));
+    Router::new().route("/healthz", get(|| async { "ok" })).merge(guarded).with_state(context)
+}
