@@ -10,13 +10,16 @@
 //! - [`client`]: the client trait.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod client;
 pub mod decode;
+pub mod defaults;
 pub mod discovery;
 pub mod intstr;
 pub mod kind;
 pub mod object;
 pub mod patch;
+pub mod pod_template;
 pub mod quantity;
 pub mod registry;
 pub mod scale;

@@ -11,11 +11,12 @@ mod event;
 mod lease;
 mod namespace;
 mod node;
-mod pod;
+pub mod pod;
 mod replica_set;
 mod secret;
 mod service;
 mod service_account;
+mod workload;
 
 pub use config_map::CONFIG_MAP;
 pub use deployment::DEPLOYMENT;

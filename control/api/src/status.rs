@@ -90,6 +90,17 @@ impl FieldError {
         Self { reason: "FieldValueForbidden", field: field.into(), message: format!("Forbidden: {why}") }
     }
 
+    /// `FIELD: Not found: VALUE`.
+    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self { reason: "FieldValueNotFound", field: field.into(), message: format!("Not found: {}", value.into()) }
+    }
+
+    /// `FIELD: Too long: may not be more than MAX bytes`.
+    pub fn too_long(field: impl Into<String>, max: usize) -> Self {
+        let message = format!("Too long: may not be more than {max} bytes");
+        Self { reason: "FieldValueTooLong", field: field.into(), message }
+    }
+
     /// `FIELD: Unsupported value: VALUE: supported values: "A", "B"`.
     pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|one| format!("{one:?}")).collect();

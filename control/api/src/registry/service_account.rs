@@ -1,8 +1,9 @@
-//! ServiceAccount.
+//! ServiceAccount: whom a pod acts as.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use crate::kind::{Kind, Naming, Scope};
+use crate::table::cells;
 
 /// core/v1 ServiceAccount.
 pub static SERVICE_ACCOUNT: Kind = Kind {
@@ -23,5 +24,11 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     default: |_| {},
     validate: |_, _, _| {},
     selectable: &[],
-    columns: &[],
+    columns: &[
+        cells::NAME,
+        cells::integer("Secrets", "Number of secrets that pods of this account may use.", |object, _| {
+            cells::count(object, &["secrets"]).into()
+        }),
+        cells::AGE,
+    ],
 };

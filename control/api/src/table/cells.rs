@@ -100,6 +100,15 @@ pub fn count(object: &Object, path: &[&str]) -> usize {
     }
 }
 
+/// Up to three texts, and how many more there are.
+pub fn first_three(all: &[String], none: &str) -> String {
+    match all.len() {
+        0 => none.to_owned(),
+        1..=3 => all.join(","),
+        more => format!("{} + {} more...", all[..3].join(","), more - 3),
+    }
+}
+
 /// The `spec.selector` of a workload, `<none>` if there is none.
 pub fn selector(object: &Object, path: &[&str]) -> Value {
     match Selector::from_label_selector(object.at(path)) {
