@@ -1,2 +1,34 @@
-//! Not written yet.
-fn main() {}
+//! `fairlead-control`: API server, scheduler, controllers and push in one process.
+//!
+//! Wiring and nothing else: [`config`] is what can be asked of it, [`run`] puts the parts together and takes them
+//! apart, [`feed`] is the plug between the API server's cache and push.
+#![forbid(unsafe_code)]
+
+mod config;
+mod feed;
+mod run;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Cli, Command, LogFormat};
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let Command::Run(options) = cli.command;
+    log(options.log_format);
+    // One provider for every TLS user in the process; a second installation would be a bug of ours.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("control").build()?;
+    runtime.block_on(Box::pin(run::run(options)))
+}
+
+/// To standard error; `RUST_LOG` says how much.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -4,7 +4,7 @@
 //! name or an address that is needed now, or is about to end.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -161,6 +161,11 @@ impl Pki {
         )
     }
 
+    /// Writes the administrator's kubeconfig, for its owner's eyes only.
+    pub fn write_kubeconfig(&self, server: &str, path: &Path) -> Result<(), PkiError> {
+        files::write_file(path, &self.kubeconfig(server), 0o600)
+    }
+
     fn signed(&self, pair: &Pair) -> bool {
         let (Ok(ca), Ok(leaf)) = (
             CertificateDer::from_pem_slice(self.ca.as_bytes()),
@@ -270,9 +275,4 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Pk
 /// DER of the key in a PEM text.
 pub(crate) fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, PkiError> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(PkiError::Pem)
-}
-
-/// Where the administrator's files are, for messages.
-pub fn directory(data_dir: &Path) -> PathBuf {
-    data_dir.join("pki")
 }
