@@ -99,3 +99,6 @@ fn node_of<T>(request: &Request<T>) -> Result<String, tonic::Status> {
     };
     peer.node().map(str::to_owned).map_err(|status: Status| tonic::Status::new(Code::PermissionDenied, status.message))
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,13 +109,7 @@ impl Session {
         if hello.node != self.node {
             return refuse(format!("Hello is from {:?}, but the client certificate names {:?}", hello.node, self.node));
         }
-        let place = Place {
-            store_id: hello.store_id,
-            revision: hello.revision,
-            sent: 0,
-            acknowledged: 0,
-            fresh: true,
-        };
+        let place = Place { store_id: hello.store_id, revision: hello.revision, sent: 0, acknowledged: 0, fresh: true };
         self.state = State::Streaming(place);
         Effects { greeted: Some(hello.version), ..Effects::default() }
     }
