@@ -34,6 +34,3 @@ pub(crate) fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'
 pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

@@ -70,3 +70,6 @@ pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
 fn types<T: JsonSchema>(generator: &mut SchemaGenerator) {
     generator.subschema_for::<T>();
 }
+
+#[cfg(test)]
+mod tests;
