@@ -61,8 +61,9 @@ fn grouped(headers: &HeaderMap, core: bool, plain: impl Fn() -> Value) -> Respon
     let body = Bytes::from(discovery::aggregated(form, core).to_string());
     let hash: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
     let mut response = tagged(headers, &hash, body);
-    let content_type = HeaderValue::from_str(&form.content_type());
-    response.headers_mut().extend(content_type.ok().map(|value| (CONTENT_TYPE, value)));
+    if let Ok(content_type) = HeaderValue::from_str(&form.content_type()) {
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+    }
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     response
 }
@@ -85,7 +86,9 @@ fn tagged(headers: &HeaderMap, hash: &str, body: Bytes) -> Response<Body> {
     } else {
         respond::json_bytes(StatusCode::OK, body)
     };
-    response.headers_mut().extend(HeaderValue::from_str(&tag).ok().map(|value| (ETAG, value)));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
     response
 }
 
