@@ -88,8 +88,10 @@ mod tests {
     fn claims() {
         let owner = json!({"name": "rs", "uid": "1"});
         let dying = json!({"name": "rs", "uid": "1", "deletionTimestamp": "2026-01-01T00:00:00Z"});
-        let ours = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "1", "controller": true}]);
-        let theirs = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "2", "controller": true}]);
+        let ours =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "1", "controller": true}]);
+        let theirs =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "2", "controller": true}]);
         let (web, api) = (json!({"app": "web"}), json!({"app": "api"}));
         let gone = "2026-01-01T00:00:00Z";
         let rows = [

@@ -194,7 +194,12 @@ impl DeploymentLoop {
         Err(failed)
     }
 
-    async fn put_status(&self, deployment: &Deployment, status: &DeploymentStatus, writer: &Writer) -> Result<(), Status> {
+    async fn put_status(
+        &self,
+        deployment: &Deployment,
+        status: &DeploymentStatus,
+        writer: &Writer,
+    ) -> Result<(), Status> {
         writer.put_status(&registry::DEPLOYMENT, &deployment.metadata, status).await
     }
 

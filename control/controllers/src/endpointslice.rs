@@ -65,10 +65,15 @@ impl Loop for SliceLoop {
         };
         let Some(pods) = backends::pods(&self.shared, &service) else { return Ok(None) };
         let slices = caches.slices_of_service(&key.namespace, &key.name).into_iter();
-        let slices: Vec<_> =
-            slices.filter(|slice| is_ours(slice) && !meta::is_terminating(&slice.metadata)).collect();
+        let slices: Vec<_> = slices.filter(|slice| is_ours(slice) && !meta::is_terminating(&slice.metadata)).collect();
         let zone = |node: &str| caches.nodes.get(&Key::new("", node))?.metadata.labels.as_ref()?.get(ZONE).cloned();
-        let pods: Vec<_> = pods.into_iter().map(|one| { let zone = zone(pod::node(&one)); (one, zone) }).collect();
+        let pods: Vec<_> = pods
+            .into_iter()
+            .map(|one| {
+                let zone = zone(pod::node(&one));
+                (one, zone)
+            })
+            .collect();
         for action in plan(&service, &pods, &slices) {
             match action {
                 Action::Create(slice) => drop(writer.create(&registry::ENDPOINT_SLICE, &*slice).await?),

@@ -116,9 +116,7 @@ mod tests {
     fn how_long_pods_stay() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let taint = |key: &str| json!({"key": key, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"});
-        let bear = |key: &str, seconds: Option<i64>| {
-            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds})
-        };
+        let bear = |key: &str, seconds: Option<i64>| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         let rows: [(&str, Vec<Value>, Vec<Value>, Option<u64>); 8] = [
             ("no taint", vec![], vec![], None),
             ("NoSchedule evicts nobody", vec![json!({"key": "a", "effect": "NoSchedule"})], vec![], None),
@@ -126,13 +124,19 @@ mod tests {
             ("borne for ever", vec![taint("a")], vec![bear("a", None)], None),
             ("borne for a while", vec![taint("a")], vec![bear("a", Some(300))], Some(240)),
             ("borne long enough", vec![taint("a")], vec![bear("a", Some(30))], Some(0)),
-            ("the shortest counts", vec![taint("a"), taint("b")], vec![bear("a", Some(300)), bear("b", Some(90))], Some(30)),
+            (
+                "the shortest counts",
+                vec![taint("a"), taint("b")],
+                vec![bear("a", Some(300)), bear("b", Some(90))],
+                Some(30),
+            ),
             ("one not borne", vec![taint("a"), taint("b")], vec![bear("a", None)], Some(0)),
         ];
         for (what, taints, tolerations, expected) in rows {
             let node: Node = serde_json::from_value(json!({"metadata": {}, "spec": {"taints": taints}})).unwrap();
             let one: Pod =
-                serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [], "tolerations": tolerations}})).unwrap();
+                serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [], "tolerations": tolerations}}))
+                    .unwrap();
             assert_eq!(plan(&one, &node, now).map(|stay| stay.as_secs()), expected, "{what}");
         }
     }

@@ -108,7 +108,9 @@ enum Verdict {
     /// Keep it, but without the owners that are gone or going.
     Shed(Vec<OwnerReference>),
     /// Delete it; `true` waits for its own dependents.
-    Delete { foreground: bool },
+    Delete {
+        foreground: bool,
+    },
 }
 
 /// Judges a dependent by its owners. `has_dependents` tells whether it owns something itself.
@@ -192,8 +194,9 @@ impl GarbageLoop {
             for (kind, dependent) in dependents(&self.shared, uid) {
                 let mut owners = owners(&dependent);
                 owners.retain(|owner| owner.uid != uid);
-                let dependent =
-                    dependent.metadata().map_err(|error| Status::internal(format!("a dependent of {subject} cannot be read: {error}")))?;
+                let dependent = dependent
+                    .metadata()
+                    .map_err(|error| Status::internal(format!("a dependent of {subject} cannot be read: {error}")))?;
                 claim::set_owners(writer, kind, &dependent, &owners).await?;
             }
             return remove_finalizer(subject, meta, ORPHAN, writer).await;
@@ -267,7 +270,12 @@ mod tests {
 
     #[test]
     fn only_kinds_served_can_be_judged() {
-        let rows = [("apps/v1", "ReplicaSet", "ns", true), ("apps/v1", "ReplicaSet", "", false), ("v1", "Node", "ns", true), ("x/v1", "Thing", "ns", false)];
+        let rows = [
+            ("apps/v1", "ReplicaSet", "ns", true),
+            ("apps/v1", "ReplicaSet", "", false),
+            ("v1", "Node", "ns", true),
+            ("x/v1", "Thing", "ns", false),
+        ];
         for (version, kind, namespace, known) in rows {
             let owner = OwnerReference { api_version: version.into(), kind: kind.into(), ..owner("o") };
             assert_eq!(subject_of(&owner, namespace).is_some(), known, "{version} {kind} in {namespace:?}");

@@ -38,7 +38,6 @@ pub(crate) fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-
 /// A reference to the controlling owner of an object to be made.
 pub(crate) fn owned_by(kind: &Kind, owner: &ObjectMeta) -> OwnerReference {
     OwnerReference {

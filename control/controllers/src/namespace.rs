@@ -22,8 +22,8 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::r#loop::{Loop, Shared};
-use crate::writer::{self, Writer};
 use crate::meta;
+use crate::writer::{self, Writer};
 
 /// Namespaces worked on at the same time.
 const WORKERS: usize = 4;
@@ -168,22 +168,57 @@ fn status(namespace: &Namespace, left: &[Rest], failures: &[Status], now: Timest
     let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
     let told = |prefix: &str, list: &[String]| format!("{prefix}{}", list.join(", "));
     let rows = [
-        ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered".into()),
-        ("NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", "All legacy kube types successfully parsed".into()),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            false,
+            "ResourcesDiscovered",
+            "All resources successfully discovered".into(),
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            false,
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed".into(),
+        ),
         if failures.is_empty() {
-            ("NamespaceDeletionContentFailure", false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization".into())
+            (
+                "NamespaceDeletionContentFailure",
+                false,
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization".into(),
+            )
         } else {
-            ("NamespaceDeletionContentFailure", true, "ContentDeletionFailed", told("Failed to delete all resource types: ", &failures))
+            (
+                "NamespaceDeletionContentFailure",
+                true,
+                "ContentDeletionFailed",
+                told("Failed to delete all resource types: ", &failures),
+            )
         },
         if remaining.is_empty() {
             ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".into())
         } else {
-            ("NamespaceContentRemaining", true, "SomeResourcesRemain", told("Some resources are remaining: ", &remaining))
+            (
+                "NamespaceContentRemaining",
+                true,
+                "SomeResourcesRemain",
+                told("Some resources are remaining: ", &remaining),
+            )
         },
         if holding.is_empty() {
-            ("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".into())
+            (
+                "NamespaceFinalizersRemaining",
+                false,
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished".into(),
+            )
         } else {
-            ("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", told("Some content in the namespace has finalizers remaining: ", &holding))
+            (
+                "NamespaceFinalizersRemaining",
+                true,
+                "SomeFinalizersRemain",
+                told("Some content in the namespace has finalizers remaining: ", &holding),
+            )
         },
     ];
     let before = namespace.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();

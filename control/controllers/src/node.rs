@@ -134,7 +134,9 @@ fn taints(node: &Node, conditions: &[NodeCondition], now: &Time) -> Option<Vec<T
         Some(_) => vec![(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")],
         None => vec![(NOT_READY, "NoSchedule")],
     };
-    wanted.extend(PRESSURES.iter().filter(|(type_, _)| status(type_) == Some("True")).map(|(_, key)| (*key, "NoSchedule")));
+    wanted.extend(
+        PRESSURES.iter().filter(|(type_, _)| status(type_) == Some("True")).map(|(_, key)| (*key, "NoSchedule")),
+    );
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -273,9 +275,19 @@ mod tests {
         let rows = [
             ("ready", node(Some("True"), json!([])), false, None),
             ("recovered", node(Some("True"), unreachable.clone()), false, Some(vec![])),
-            ("not ready", node(Some("False"), json!([])), false, Some(vec!["not-ready:NoSchedule", "not-ready:NoExecute"])),
+            (
+                "not ready",
+                node(Some("False"), json!([])),
+                false,
+                Some(vec!["not-ready:NoSchedule", "not-ready:NoExecute"]),
+            ),
             ("new", node(None, json!([])), false, Some(vec!["not-ready:NoSchedule"])),
-            ("silent", node(Some("True"), foreign), true, Some(vec!["gpu:NoSchedule", "unreachable:NoSchedule", "unreachable:NoExecute"])),
+            (
+                "silent",
+                node(Some("True"), foreign),
+                true,
+                Some(vec!["gpu:NoSchedule", "unreachable:NoSchedule", "unreachable:NoExecute"]),
+            ),
             ("still silent", node(Some("Unknown"), unreachable), true, None),
         ];
         for (what, node, silent, expected) in rows {
@@ -290,7 +302,8 @@ mod tests {
         let plan = plan(&node(Some("True"), json!([])), true, now());
         let conditions = plan.conditions.unwrap();
         assert!(plan.unready_pods);
-        let told: Vec<_> = conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_deref().unwrap())).collect();
+        let told: Vec<_> =
+            conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_deref().unwrap())).collect();
         assert_eq!(told[0], ("Ready", "Unknown", "NodeStatusUnknown"));
         assert_eq!(told[1], ("MemoryPressure", "Unknown", "NodeStatusNeverUpdated"));
     }

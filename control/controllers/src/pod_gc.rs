@@ -101,7 +101,11 @@ mod tests {
             (json!({"metadata": {"deletionTimestamp": gone}, "spec": {"containers": []}}), false, Verdict::Unscheduled),
             (json!({"metadata": {}, "spec": {"containers": [], "nodeName": "n"}}), true, Verdict::Keep),
             (json!({"metadata": {}, "spec": {"containers": [], "nodeName": "n"}}), false, Verdict::Orphaned),
-            (json!({"metadata": {"deletionTimestamp": gone}, "spec": {"containers": [], "nodeName": "n"}}), true, Verdict::Keep),
+            (
+                json!({"metadata": {"deletionTimestamp": gone}, "spec": {"containers": [], "nodeName": "n"}}),
+                true,
+                Verdict::Keep,
+            ),
         ];
         for (tree, node_exists, expected) in rows {
             let one: Pod = serde_json::from_value(tree.clone()).unwrap();

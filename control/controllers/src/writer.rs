@@ -92,12 +92,7 @@ impl Writer {
         self.delete_with(kind, meta, DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() }).await
     }
 
-    async fn delete_with(
-        &self,
-        kind: &'static Kind,
-        meta: &ObjectMeta,
-        options: DeleteOptions,
-    ) -> Result<(), Status> {
+    async fn delete_with(&self, kind: &'static Kind, meta: &ObjectMeta, options: DeleteOptions) -> Result<(), Status> {
         let key = crate::meta::key(meta);
         let uid = crate::meta::uid(meta).to_owned();
         let options = DeleteOptions { uid: Some(uid.clone()), ..options };
@@ -144,5 +139,6 @@ impl Writer {
 
 /// The tree of a typed object.
 pub(crate) fn tree<T: Serialize>(typed: &T) -> Result<Object, Status> {
-    Object::from_typed(typed).map_err(|error| Status::internal(format!("an object could not be written as JSON: {error}")))
+    Object::from_typed(typed)
+        .map_err(|error| Status::internal(format!("an object could not be written as JSON: {error}")))
 }

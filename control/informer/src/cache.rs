@@ -248,9 +248,7 @@ impl<T: View> Cache<T> {
 
 /// True for the same state of the same object, which a fresh list brings again.
 fn same_revision(one: &Object, other: &Object) -> bool {
-    !one.resource_version().is_empty()
-        && one.resource_version() == other.resource_version()
-        && one.uid() == other.uid()
+    !one.resource_version().is_empty() && one.resource_version() == other.resource_version() && one.uid() == other.uid()
 }
 
 impl<T> State<T> {

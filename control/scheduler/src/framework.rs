@@ -76,7 +76,8 @@ impl fmt::Display for Unfit {
             (self.may_pass, "No preemption victims found for incoming pod"),
             (all - self.may_pass, "Preemption is not helpful for scheduling"),
         ];
-        let passing = passing.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}")).collect();
+        let passing =
+            passing.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}")).collect();
         write!(f, "0/{all} nodes are available: {}. ", list(counted))?;
         write!(f, "preemption: 0/{all} nodes are available: {}.", list(passing))
     }
@@ -109,7 +110,8 @@ pub(crate) fn decide(cluster: &Cluster, request: &Request, turn: usize) -> Resul
         }
     }
     let best = totals.iter().copied().max().unwrap_or(0);
-    let equal: Vec<&NodeInfo> = fit.iter().zip(&totals).filter(|(_, total)| **total == best).map(|(node, _)| *node).collect();
+    let equal: Vec<&NodeInfo> =
+        fit.iter().zip(&totals).filter(|(_, total)| **total == best).map(|(node, _)| *node).collect();
     match equal.len() {
         0 => Err(unfit),
         count => Ok(equal[turn % count].name.clone()),

@@ -50,7 +50,8 @@ impl NodeInfo {
         let labels = node.metadata.labels.clone().unwrap_or_default();
         let taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
         let unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
-        let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+        let allocatable =
+            node.status.as_ref().and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
         let allocatable = Resources::from_wire(allocatable);
         let changed = !self.exists
             || labels != self.labels

@@ -115,7 +115,9 @@ fn total(spec: &PodSpec, of: &dyn Fn(&Container) -> Resources) -> Resources {
 }
 
 fn ports(container: &Container) -> impl Iterator<Item = HostPort> {
-    let text = |text: &Option<String>, default: &str| text.clone().filter(|text| !text.is_empty()).unwrap_or(default.to_owned());
+    let text = |text: &Option<String>, default: &str| {
+        text.clone().filter(|text| !text.is_empty()).unwrap_or(default.to_owned())
+    };
     let ports = container.ports.iter().flatten();
     ports.filter_map(move |port| {
         let number = port.host_port.filter(|number| *number > 0)?;

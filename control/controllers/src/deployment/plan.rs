@@ -67,13 +67,16 @@ pub(super) fn plan(seen: &Seen) -> Plan {
         turn.clean_up();
         return turn.with_status(false);
     }
-    turn.condition =
-        status::pause(deployment, false).or_else(|| status::found(deployment, turn.new.as_deref()));
+    turn.condition = status::pause(deployment, false).or_else(|| status::found(deployment, turn.new.as_deref()));
     if turn.is_resized() {
         turn.resize();
         return turn.with_status(false);
     }
-    if sizes::is_recreate(deployment) { turn.recreate() } else { turn.roll() }
+    if sizes::is_recreate(deployment) {
+        turn.recreate()
+    } else {
+        turn.roll()
+    }
     turn.with_status(true)
 }
 
@@ -216,11 +219,8 @@ impl Turn<'_> {
         if let Some(condition) = self.condition.take() {
             status::set(&mut status, condition, now);
         }
-        let again = if progress {
-            status::judge(deployment, self.new.as_deref(), sets, &mut status, now)
-        } else {
-            None
-        };
+        let again =
+            if progress { status::judge(deployment, self.new.as_deref(), sets, &mut status, now) } else { None };
         if deployment.status.as_ref() != Some(&status) {
             self.actions.push(Action::Status(Box::new(status)));
         }

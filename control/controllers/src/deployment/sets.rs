@@ -163,9 +163,7 @@ pub(super) fn fresh(deployment: &Deployment, others: &[Arc<ReplicaSet>]) -> Opti
 pub(super) fn beyond_history(deployment: &Deployment, old: &[Arc<ReplicaSet>]) -> Vec<Arc<ReplicaSet>> {
     let Some(limit) = deployment.spec.as_ref().and_then(|spec| spec.revision_history_limit) else { return Vec::new() };
     let mut old: Vec<_> = old.iter().filter(|set| !meta::is_terminating(&set.metadata)).cloned().collect();
-    old.sort_by(|one, other| {
-        revision(&one.metadata).cmp(&revision(&other.metadata)).then_with(|| by_age(one, other))
-    });
+    old.sort_by(|one, other| revision(&one.metadata).cmp(&revision(&other.metadata)).then_with(|| by_age(one, other)));
     let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
     let observed = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
     let idle = |set: &ReplicaSet| {

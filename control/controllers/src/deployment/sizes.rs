@@ -173,9 +173,7 @@ pub(super) fn old_pods_run(
     pods: &[Arc<k8s_openapi::api::core::v1::Pod>],
 ) -> bool {
     let new = new.map(|set| meta::uid(&set.metadata));
-    let of_old = |pod: &k8s_openapi::api::core::v1::Pod| {
-        meta::controller(&pod.metadata).map(|owner| owner.uid.as_str()) != new
-    };
-    old.iter().any(|set| actual(set) > 0)
-        || pods.iter().any(|pod| of_old(pod) && !crate::pod::is_finished(pod))
+    let of_old =
+        |pod: &k8s_openapi::api::core::v1::Pod| meta::controller(&pod.metadata).map(|owner| owner.uid.as_str()) != new;
+    old.iter().any(|set| actual(set) > 0) || pods.iter().any(|pod| of_old(pod) && !crate::pod::is_finished(pod))
 }

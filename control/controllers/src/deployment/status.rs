@@ -124,7 +124,11 @@ pub(super) fn judge(
                 None => format!("Deployment {:?}", meta::name(&deployment.metadata)),
             };
             if is_complete(deployment, status) {
-                set(status, Condition::progressing("True", DONE, format!("{subject} has successfully progressed.")), now);
+                set(
+                    status,
+                    Condition::progressing("True", DONE, format!("{subject} has successfully progressed.")),
+                    now,
+                );
             } else if moved(deployment.status.as_ref(), status) {
                 let news = Condition::progressing("True", "ReplicaSetUpdated", format!("{subject} is progressing."));
                 touch(status, news, now);

@@ -102,12 +102,7 @@ fn plan_family(
 }
 
 /// The one empty slice of a Service without pods.
-fn placeholder(
-    service: &Service,
-    family: Family,
-    slice: Option<&Arc<EndpointSlice>>,
-    labels: &Map,
-) -> Option<Action> {
+fn placeholder(service: &Service, family: Family, slice: Option<&Arc<EndpointSlice>>, labels: &Map) -> Option<Action> {
     let draft = Draft { slice: slice.cloned(), ports: Vec::new(), endpoints: Vec::new() };
     let Some(slice) = slice else { return Some(Action::Create(Box::new(draft.fresh(service, family, labels)))) };
     let is_empty = slice.endpoints.as_ref().is_none_or(Vec::is_empty);
@@ -177,8 +172,7 @@ impl Draft {
 
 fn families(service: &Service) -> Vec<Family> {
     let named = service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten());
-    let families: Vec<Family> =
-        named.map(|name| if name == "IPv6" { Family::IPv6 } else { Family::IPv4 }).collect();
+    let families: Vec<Family> = named.map(|name| if name == "IPv6" { Family::IPv6 } else { Family::IPv4 }).collect();
     if families.is_empty() { vec![Family::IPv4] } else { families }
 }
 
@@ -187,9 +181,8 @@ fn endpoint(service: &Service, one: &Pod, zone: Option<&str>, family: Family) ->
     let status = one.status.as_ref()?;
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     let mut addresses = listed.chain(status.pod_ip.as_deref());
-    let address = addresses.find(|text| {
-        text.parse().is_ok_and(|address: IpAddr| address.is_ipv4() == (family == Family::IPv4))
-    })?;
+    let address = addresses
+        .find(|text| text.parse().is_ok_and(|address: IpAddr| address.is_ipv4() == (family == Family::IPv4)))?;
     let serving = pod::is_ready(one);
     let terminating = meta::is_terminating(&one.metadata);
     let ready = backends::publishes_unready(service) || (serving && !terminating);

@@ -12,7 +12,8 @@ pub(super) fn filter(request: &Request, node: &NodeInfo) -> Result<(), Refusal> 
     let required = request
         .node_affinity()
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    let admitted = required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)));
+    let admitted =
+        required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)));
     if selected && admitted {
         return Ok(());
     }
