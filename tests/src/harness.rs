@@ -3,3 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod kubectl;
+pub mod namespace;
+pub mod packet;
+pub mod sandbox;
+pub mod suite;

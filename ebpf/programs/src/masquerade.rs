@@ -20,28 +20,28 @@ const PORTS: u32 = *MASQUERADE_PORTS.end() as u32 - *MASQUERADE_PORTS.start() as
 pub(crate) fn out(packet: &Packet, uplink: u32) -> Verdict {
     if net::holds(node!(cluster), packet.src) {
         if is_near(packet.dst) || !net::is_unicast(packet.dst) {
-            return Verdict::Continue;
+            return Verdict::CONTINUE;
         }
     } else if !is_transit(packet) {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     }
     let key = packet.key(FlowKind::Masquerade);
     let now = ticks();
     if let Some(flow) = maps::flow(&key) {
         if flow.flags & FlowFlags::DIRECT != 0 {
-            return Verdict::Pass;
+            return Verdict::PASS;
         }
         note(packet, flow, now);
         let back = back_key(packet, flow.addr, flow.port);
         if let Some(other) = maps::flow(&back) {
             note(packet, other, now);
             count(Counter::MasqueradeHit);
-            return Verdict::Rewrite(End::Source, flow.addr, flow.port);
+            return Verdict::rewrite(End::Source, flow.addr, flow.port);
         }
     }
     // SAFETY: four bytes, copied out at once.
     let Some(&addr) = (unsafe { UPLINKS.get(&uplink) }) else {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     };
     let mut value = FlowValue { addr: packet.src, port: packet.sport, flags: 0, backend: 0, life: 0, seen: now };
     let hash = choice::hash(packet.src, packet.dst, packet.dport, packet.proto);
@@ -61,16 +61,16 @@ pub(crate) fn out(packet: &Packet, uplink: u32) -> Verdict {
     }
     if chosen == 0 {
         count(Counter::DropNoMasqueradePort);
-        return Verdict::Drop;
+        return Verdict::DROP;
     }
     value.addr = addr;
     value.port = chosen.to_be_bytes();
     if FLOWS.insert(&key, &value, 0).is_err() {
         count(Counter::DropFlowInsert);
-        return Verdict::Drop;
+        return Verdict::DROP;
     }
     count(Counter::MasqueradeNew);
-    Verdict::Rewrite(End::Source, value.addr, value.port)
+    Verdict::rewrite(End::Source, value.addr, value.port)
 }
 
 /// A packet that came in by an uplink and may answer a masqueraded pod.
@@ -78,14 +78,14 @@ pub(crate) fn out(packet: &Packet, uplink: u32) -> Verdict {
 pub(crate) fn back(packet: &Packet) -> Verdict {
     let port = u16::from_be_bytes(if packet.proto == proto::ICMP { packet.sport } else { packet.dport });
     if port < *MASQUERADE_PORTS.start() || packet.proto == proto::ICMP && packet.flags != net::ECHO_REPLY {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     }
     let Some(flow) = maps::flow(&packet.key(FlowKind::Unmasquerade)) else {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     };
     note(packet, flow, ticks());
     count(Counter::MasqueradeReply);
-    Verdict::Rewrite(End::Destination, flow.addr, flow.port)
+    Verdict::rewrite(End::Destination, flow.addr, flow.port)
 }
 
 /// A packet that came in by an uplink for a pod's own address: its replies must leave as they are.

@@ -99,15 +99,48 @@ pub(crate) enum End {
     Destination,
 }
 
-/// What to do with a packet.
-#[derive(Clone, Copy)]
-pub(crate) enum Verdict {
+/// What kind of thing to do with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
     /// Not for the step that was asked; the next may want it.
     Continue,
     /// Leave it as it is.
     Pass,
     /// Write another address and port to one end.
-    Rewrite(End, [u8; 4], [u8; 2]),
+    Rewrite,
     /// Drop it; the reason is counted.
     Drop,
+}
+
+/// What to do with a packet. Not an enum with fields: the compiler shifts fields together before it looks whether they
+/// are there, and the verifier (6.18: "R4 !read_ok") refuses to read what was never written.
+#[derive(Clone, Copy)]
+pub(crate) struct Verdict {
+    /// What to do.
+    pub(crate) action: Action,
+    /// For a rewrite, which end.
+    pub(crate) end: End,
+    /// For a rewrite, the new address.
+    pub(crate) addr: [u8; 4],
+    /// For a rewrite, the new port.
+    pub(crate) port: [u8; 2],
+}
+
+impl Verdict {
+    /// See [`Action::Continue`].
+    pub(crate) const CONTINUE: Self = Self::plain(Action::Continue);
+    /// See [`Action::Pass`].
+    pub(crate) const PASS: Self = Self::plain(Action::Pass);
+    /// See [`Action::Drop`].
+    pub(crate) const DROP: Self = Self::plain(Action::Drop);
+
+    const fn plain(action: Action) -> Self {
+        Self { action, end: End::Source, addr: [0; 4], port: [0; 2] }
+    }
+
+    /// See [`Action::Rewrite`].
+    #[inline(always)]
+    pub(crate) const fn rewrite(end: End, addr: [u8; 4], port: [u8; 2]) -> Self {
+        Self { action: Action::Rewrite, end, addr, port }
+    }
 }

@@ -10,7 +10,7 @@ use crate::parse::{End, Packet, Verdict};
 #[inline(always)]
 pub(crate) fn forward(packet: &Packet) -> Verdict {
     if packet.proto == proto::ICMP {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     }
     let key = packet.key(FlowKind::Service);
     let mut moved = false;
@@ -19,20 +19,20 @@ pub(crate) fn forward(packet: &Packet) -> Verdict {
         let begins = packet.proto == proto::UDP || packet.opens();
         if !begins || maps::is_alive(flow.backend, flow.life) {
             count(Counter::FlowHit);
-            return Verdict::Rewrite(End::Destination, flow.addr, flow.port);
+            return Verdict::rewrite(End::Destination, flow.addr, flow.port);
         }
         moved = true;
     }
     let Some(service) = lookup(packet.dst, packet.dport, packet.proto) else {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     };
     let hash = choice::hash(packet.src, packet.dst, packet.dport, packet.proto);
     let Some((id, backend)) = by_hash(service, choice::walk(hash, packet.sport)) else {
         if service.flags & ServiceValue::NODE_ADDRESS != 0 {
-            return Verdict::Pass;
+            return Verdict::PASS;
         }
         count(Counter::DropNoEndpoint);
-        return Verdict::Drop;
+        return Verdict::DROP;
     };
     // The way back first: a flow that can be hit can be answered.
     let back = FlowKey {
@@ -52,24 +52,24 @@ pub(crate) fn forward(packet: &Packet) -> Verdict {
     failed |= FLOWS.insert(&key, &value, 0).is_err();
     if failed {
         count(Counter::DropFlowInsert);
-        return Verdict::Drop;
+        return Verdict::DROP;
     }
     count(if moved { Counter::FlowMoved } else { Counter::FlowNew });
-    Verdict::Rewrite(End::Destination, backend.addr, backend.port)
+    Verdict::rewrite(End::Destination, backend.addr, backend.port)
 }
 
 /// A packet that may be an endpoint's answer to a client whose packets were translated.
 #[inline(always)]
 pub(crate) fn reply(packet: &Packet) -> Verdict {
     if packet.proto == proto::ICMP {
-        return Verdict::Continue;
+        return Verdict::CONTINUE;
     }
     match maps::flow(&packet.key(FlowKind::Reply)) {
         Some(flow) => {
             count(Counter::Reply);
-            Verdict::Rewrite(End::Source, flow.addr, flow.port)
+            Verdict::rewrite(End::Source, flow.addr, flow.port)
         }
-        None => Verdict::Continue,
+        None => Verdict::CONTINUE,
     }
 }
 

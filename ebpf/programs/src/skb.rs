@@ -5,7 +5,7 @@ use fairlead_abi::{Counter, proto};
 use fairlead_packet::net;
 
 use crate::maps::count;
-use crate::parse::{End, HEAD, Packet, Parsed, Verdict, parse};
+use crate::parse::{Action, End, HEAD, Packet, Parsed, Verdict, parse};
 
 /// `BPF_F_PSEUDO_HDR`: the change is part of the pseudo header.
 const PSEUDO: u64 = 1 << 4;
@@ -53,10 +53,10 @@ pub(crate) fn read(ctx: &TcContext) -> Option<Packet> {
 /// Carries a verdict out.
 #[inline(always)]
 pub(crate) fn carry_out(ctx: &mut TcContext, packet: &Packet, verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Continue | Verdict::Pass => NEXT,
-        Verdict::Drop => SHOT,
-        Verdict::Rewrite(end, addr, port) => match rewrite(ctx, packet, end, addr, port) {
+    match verdict.action {
+        Action::Continue | Action::Pass => NEXT,
+        Action::Drop => SHOT,
+        Action::Rewrite => match rewrite(ctx, packet, verdict) {
             Ok(()) => NEXT,
             Err(_) => {
                 count(Counter::DropRewrite);
@@ -67,33 +67,27 @@ pub(crate) fn carry_out(ctx: &mut TcContext, packet: &Packet, verdict: Verdict) 
 }
 
 #[inline(always)]
-fn rewrite(ctx: &mut TcContext, packet: &Packet, end: End, addr: [u8; 4], port: [u8; 2]) -> Result<(), i64> {
-    let (old_addr, old_port, addr_at, mut port_at) = match end {
+fn rewrite(ctx: &mut TcContext, packet: &Packet, verdict: Verdict) -> Result<(), i64> {
+    let Verdict { end, addr, port, .. } = verdict;
+    let (old_addr, old_port, addr_at, port_at) = match end {
         End::Source => (packet.src, packet.sport, net::ETH_LEN + 12, net::L4),
         End::Destination => (packet.dst, packet.dport, net::ETH_LEN + 16, net::L4 + 2),
     };
+    let icmp = packet.proto == proto::ICMP;
+    // Where an echo's one id stands, whichever end it belongs to.
+    let (old_port, port_at) = if icmp { (packet.sport, net::L4 + 4) } else { (old_port, port_at) };
     let check = net::L4 + check_offset(packet.proto);
+    let udp = if packet.proto == proto::UDP { MANGLED_0 } else { 0 };
     let from = u32::from_ne_bytes(old_addr) as u64;
     let to = u32::from_ne_bytes(addr) as u64;
-    // Where an echo's one id stands, whichever end it belongs to.
-    let (mut new_port, mut from_port) = (port, old_port);
-    if packet.proto == proto::ICMP {
-        port_at = net::L4 + 4;
-        from_port = packet.sport;
-        if let End::Destination = end {
-            new_port = port;
-        }
-    } else {
-        let udp = if packet.proto == proto::UDP { MANGLED_0 } else { 0 };
+    if !icmp {
         ctx.l4_csum_replace(check, from, to, PSEUDO | udp | 4)?;
     }
-    let udp = if packet.proto == proto::UDP { MANGLED_0 } else { 0 };
-    if new_port != from_port {
-        let (from, to) = (u16::from_ne_bytes(from_port) as u64, u16::from_ne_bytes(new_port) as u64);
+    if port != old_port {
+        let (from, to) = (u16::from_ne_bytes(old_port) as u64, u16::from_ne_bytes(port) as u64);
         ctx.l4_csum_replace(check, from, to, udp | 2)?;
-        ctx.store(port_at, &new_port, 0)?;
+        ctx.store(port_at, &port, 0)?;
     }
     ctx.l3_csum_replace(net::ETH_LEN + 10, from, to, 4)?;
-    ctx.store(addr_at, &addr, 0)?;
-    Ok(())
+    ctx.store(addr_at, &addr, 0)
 }

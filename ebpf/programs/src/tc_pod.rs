@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use fairlead_packet::net;
 
 use crate::maps::{BYPASS, node};
-use crate::parse::Verdict;
+use crate::parse::Action;
 use crate::{service, skb};
 
 /// From the pod.
@@ -20,7 +20,7 @@ pub(crate) fn tc_from_pod(mut ctx: TcContext) -> i32 {
         return skb::NEXT;
     }
     let verdict = service::forward(&packet);
-    if let Verdict::Rewrite(..) = verdict
+    if verdict.action == Action::Rewrite
         && let Some(bypass) = BYPASS.get_ptr_mut(0)
     {
         // SAFETY: the map returned a pointer to its value; the word only ever goes from 0 to 1.

@@ -4,18 +4,18 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::parse::{Packet, Verdict};
+use crate::parse::{Action, Packet, Verdict};
 use crate::{masquerade, service, skb};
 
 /// A packet that came in by an uplink, whatever the hook.
 #[inline(always)]
 pub(crate) fn arrive(packet: &Packet) -> Verdict {
     let verdict = masquerade::back(packet);
-    if !matches!(verdict, Verdict::Continue) {
+    if verdict.action != Action::Continue {
         return verdict;
     }
     let verdict = service::forward(packet);
-    if let Verdict::Continue = verdict {
+    if verdict.action == Action::Continue {
         masquerade::direct(packet);
     }
     verdict
@@ -38,7 +38,7 @@ pub(crate) fn tc_uplink_out(mut ctx: TcContext) -> i32 {
         return skb::NEXT;
     };
     let mut verdict = service::reply(&packet);
-    if let Verdict::Continue = verdict {
+    if verdict.action == Action::Continue {
         // SAFETY: a field of the context.
         verdict = masquerade::out(&packet, unsafe { (*ctx.skb.skb).ifindex });
     }

@@ -11,7 +11,7 @@ use fairlead_abi::{Counter, proto};
 use fairlead_packet::{checksum, net};
 
 use crate::maps::count;
-use crate::parse::{End, HEAD, Packet, Parsed, Verdict, parse};
+use crate::parse::{Action, End, HEAD, Packet, Parsed, Verdict, parse};
 use crate::skb::check_offset;
 use crate::tc_uplink::arrive;
 
@@ -48,10 +48,11 @@ fn run<const UNFINISHED: bool>(ctx: &XdpContext) -> u32 {
         // SAFETY: as above.
         packet.flags = unsafe { *flags };
     }
-    match arrive(&packet) {
-        Verdict::Continue | Verdict::Pass => XDP_PASS,
-        Verdict::Drop => XDP_DROP,
-        Verdict::Rewrite(end, addr, port) => match rewrite::<UNFINISHED>(ctx, &packet, end, addr, port) {
+    let verdict = arrive(&packet);
+    match verdict.action {
+        Action::Continue | Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+        Action::Rewrite => match rewrite::<UNFINISHED>(ctx, &packet, verdict) {
             Some(()) => XDP_PASS,
             None => {
                 count(Counter::DropRewrite);
@@ -72,10 +73,9 @@ fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
 fn rewrite<const UNFINISHED: bool>(
     ctx: &XdpContext,
     packet: &Packet,
-    end: End,
-    addr: [u8; 4],
-    port: [u8; 2],
+    verdict: Verdict,
 ) -> Option<()> {
+    let Verdict { end, addr, port, .. } = verdict;
     let icmp = packet.proto == proto::ICMP;
     let (old_addr, old_port, addr_at, port_at) = match end {
         End::Source => (packet.src, packet.sport, net::ETH_LEN + 12, net::L4),

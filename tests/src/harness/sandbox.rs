@@ -1,0 +1,87 @@
+//! A BPF file system and a cgroup of the test's own. The mounts are seen by this process alone and go with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+
+use crate::unique_name;
+
+/// Where the data path under test pins its objects and attaches its socket hooks.
+#[derive(Debug)]
+pub struct Sandbox {
+    dir: TempDir,
+    cgroup: PathBuf,
+    /// The cgroup this process came from, once it has entered the sandbox's.
+    home: Option<PathBuf>,
+}
+
+impl Sandbox {
+    /// Mounts both and makes an empty cgroup. The caller's thread must be the process's first.
+    ///
+    /// # Errors
+    /// A mount is refused.
+    pub fn new() -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNS).context("cannot get a mount namespace of its own")?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .context("cannot make the mounts private")?;
+        let dir = tempfile::tempdir()?;
+        let bpffs = dir.path().join("bpf");
+        let cgroups = dir.path().join("cgroup");
+        for (path, kind) in [(&bpffs, "bpf"), (&cgroups, "cgroup2")] {
+            fs::create_dir(path)?;
+            mount(Some(kind), path, Some(kind), MsFlags::empty(), none)
+                .with_context(|| format!("cannot mount {kind}"))?;
+        }
+        let cgroup = cgroups.join(unique_name("fairlead"));
+        fs::create_dir(&cgroup).context("cannot make a cgroup")?;
+        Ok(Self { dir, cgroup, home: None })
+    }
+
+    /// The BPF file system.
+    pub fn bpffs(&self) -> PathBuf {
+        self.dir.path().join("bpf")
+    }
+
+    /// The cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Moves this process into the cgroup, so that its sockets go through the hooks.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter(&mut self) -> Result<()> {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let path =
+            own.lines().find_map(|line| line.strip_prefix("0::")).context("no cgroup v2 in /proc/self/cgroup")?;
+        self.home = Some(self.dir.path().join("cgroup").join(path.trim_start_matches('/')));
+        move_here(&self.cgroup)
+    }
+}
+
+fn move_here(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
+        .with_context(|| format!("cannot enter the cgroup {}", cgroup.display()))
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home
+            && let Err(error) = move_here(home)
+        {
+            eprintln!("{error:#}");
+        }
+        if let Err(error) = fs::remove_dir(&self.cgroup) {
+            eprintln!("cannot remove the cgroup {}: {error}", self.cgroup.display());
+        }
+        for mounted in ["bpf", "cgroup"] {
+            let _ = nix::mount::umount2(&self.dir.path().join(mounted), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
