@@ -29,7 +29,7 @@ use crate::{place, run};
 pub(crate) fn command() -> Result<ExitCode> {
     let start = Instant::now();
     let _lock = lock()?;
-    let missing = bring_about(&parts(), true)?;
+    let missing = bring_about(&parts())?;
     let took = run::seconds(start.elapsed());
     if missing.is_empty() {
         println!("everything is in place ({took})");
@@ -54,7 +54,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     println!("setting up this machine (once):");
     let missing = {
         let _lock = lock()?;
-        bring_about(&wanted, true)?
+        bring_about(&wanted)?
     };
     let vital = wanted.iter().filter(|part| missing.contains(&part.name) && part.vital_for(needs));
     let vital: Vec<&str> = vital.map(|part| part.name.as_str()).collect();
@@ -74,7 +74,8 @@ fn parts() -> Vec<Part> {
 }
 
 /// Probes, fetches what is missing, prints a line for each; returns the names of those that could not be had.
-fn bring_about(parts: &[Part], verbose: bool) -> Result<Vec<String>> {
+fn bring_about(parts: &[Part]) -> Result<Vec<String>> {
+    install_together(parts);
     let mut missing = Vec::new();
     for part in parts {
         let start = Instant::now();
@@ -92,11 +93,20 @@ fn bring_about(parts: &[Part], verbose: bool) -> Result<Vec<String>> {
                 }
             },
         };
-        if verbose || state != "ok" {
-            println!("  {:<16} {state:<8} {version:<28} {deed}", part.name);
-        }
+        let line = format!("  {:<14} {state:<8} {version:<26} {deed}", part.name);
+        println!("{}", line.trim_end());
     }
     Ok(missing)
+}
+
+/// One run of apt for all missing packages takes half the time of one for each. If it fails, each part tries for itself and
+/// says what is wrong.
+fn install_together(parts: &[Part]) {
+    let missing = parts.iter().filter(|part| !part.packages.is_empty() && matches!(part.probe(), State::Missing(_)));
+    let packages: Vec<&str> = missing.flat_map(|part| part.packages.iter().copied()).collect();
+    if packages.len() > 1 && apt::install(&packages).is_ok() {
+        println!("  installed {}", packages.join(" "));
+    }
 }
 
 /// One set-up at a time on a machine: two apts or two `cargo install`s get into each other's way.

@@ -149,7 +149,10 @@ fn answer(status: &str, body: &[u8], keep: bool, with_body: bool) -> Vec<u8> {
 }
 
 /// The next request, or nothing when the client is done. `go_ahead` is called where the client waits for permission.
-fn read_request(reader: &mut impl BufRead, go_ahead: &mut dyn FnMut() -> io::Result<()>) -> io::Result<Option<Request>> {
+fn read_request(
+    reader: &mut impl BufRead,
+    go_ahead: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<Option<Request>> {
     let Some(line) = read_line(reader)? else { return Ok(None) };
     if line.split(' ').count() != 3 || !line.contains(" HTTP/1.") {
         return Err(invalid(format!("`{line}` is no HTTP/1 request line")));
@@ -244,7 +247,10 @@ mod tests {
     fn requests_are_read_to_their_end() {
         check("GET /a HTTP/1.1\r\nHost: x\r\n\r\n", Some(("GET /a HTTP/1.1", "")));
         check("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcdef", Some(("POST / HTTP/1.1", "abc")));
-        check("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n", Some(("PUT / HTTP/1.1", "abc")));
+        check(
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n",
+            Some(("PUT / HTTP/1.1", "abc")),
+        );
         check("nonsense\r\n\r\n", None);
         check("GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", None);
         check("GET / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", None);

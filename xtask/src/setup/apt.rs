@@ -149,7 +149,7 @@ impl Suite {
         Ok(version)
     }
 
-    /// Installs into the machine from this suite.
+    /// Installs into the machine from this suite, and sees to it that no service of the packages starts, now or later.
     ///
     /// # Errors
     /// apt would have to remove a package, or failed.
@@ -162,7 +162,9 @@ impl Suite {
             .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("NEEDRESTART_SUSPEND", "1");
-        run::quiet_step(&packages.join(" "), &mut command, INSTALL_LIMIT).map(drop)
+        run::quiet_step(&packages.join(" "), &mut command, INSTALL_LIMIT)?;
+        disable_services(packages);
+        Ok(())
     }
 
     fn has(&self, package: &str) -> bool {
@@ -200,6 +202,15 @@ impl Drop for NoServices {
     fn drop(&mut self) {
         if self.ours {
             drop(fs::remove_file(POLICY));
+        }
+    }
+}
+
+/// A package's service would start with the next boot; nothing here needs it, and the machine did not run it before.
+fn disable_services(packages: &[&str]) {
+    for (package, unit) in [("containerd", "containerd"), ("etcd-server", "etcd")] {
+        if packages.contains(&package) && Path::new("/run/systemd/system").is_dir() {
+            drop(run::read(Command::new("systemctl").args(["disable", "--quiet", unit])));
         }
     }
 }

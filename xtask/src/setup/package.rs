@@ -49,7 +49,9 @@ const ROWS: [Row; 10] = [
 pub(crate) fn parts() -> Vec<Part> {
     let mut parts: Vec<Part> = ROWS
         .iter()
-        .map(|row| Part::new(row.name, row.needs, move || row.probe(), move || fetch(row.packages)))
+        .map(|row| {
+            Part::new(row.name, row.needs, move || row.probe(), move || fetch(row.packages)).of_packages(row.packages)
+        })
         .collect();
     parts.push(Part::new("qemu", &[Need::Vm], || signed("qemu-system-x86", Sign::Program("qemu-system-x86_64")), qemu));
     parts
@@ -86,7 +88,6 @@ fn signed(package: &str, sign: Sign) -> State {
 
 fn fetch(packages: &[&str]) -> Result<String> {
     apt::install(packages)?;
-    disable_services(packages);
     Ok(format!("installed {}", packages.join(" ")))
 }
 
@@ -100,15 +101,6 @@ fn qemu() -> Result<String> {
     backports.update()?;
     backports.install(&[package])?;
     Ok(format!("installed {package} from {release}-backports"))
-}
-
-/// A package's service would start with the next boot; nothing here needs it, and the machine did not run it before.
-fn disable_services(packages: &[&str]) {
-    for (package, unit) in [("containerd", "containerd"), ("etcd-server", "etcd")] {
-        if packages.contains(&package) && Path::new("/run/systemd/system").is_dir() {
-            drop(run::read(Command::new("systemctl").args(["disable", "--quiet", unit])));
-        }
-    }
 }
 
 fn list_installed() -> HashMap<String, String> {

@@ -47,6 +47,8 @@ type Fetch = Box<dyn Fn() -> Result<String>>;
 pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) needs: Vec<Need>,
+    /// Packages of the machine's distribution that `fetch` would install; they may be installed before, all at once.
+    pub(crate) packages: Vec<&'static str>,
     probe: Probe,
     fetch: Fetch,
 }
@@ -58,7 +60,19 @@ impl Part {
         probe: impl Fn() -> State + 'static,
         fetch: impl Fn() -> Result<String> + 'static,
     ) -> Self {
-        Self { name: name.into(), needs: needs.to_vec(), probe: Box::new(probe), fetch: Box::new(fetch) }
+        Self {
+            name: name.into(),
+            needs: needs.to_vec(),
+            packages: Vec::new(),
+            probe: Box::new(probe),
+            fetch: Box::new(fetch),
+        }
+    }
+
+    /// The same part, whose packages are these.
+    pub(crate) fn of_packages(mut self, packages: &[&'static str]) -> Self {
+        self.packages = packages.to_vec();
+        self
     }
 
     /// Looks, quickly and without changing anything.
