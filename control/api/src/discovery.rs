@@ -41,7 +41,7 @@ pub fn api_versions(address: &str) -> Value {
 
 /// `/apis`: all groups but the core one.
 pub fn api_groups() -> Value {
-    let groups: Vec<Value> = groups().filter(|group| !group.is_empty()).map(|group| group_entry(group)).collect();
+    let groups: Vec<Value> = groups().filter(|group| !group.is_empty()).map(group_entry).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -132,7 +132,7 @@ fn versions(group: &str) -> impl Iterator<Item = &'static str> {
 }
 
 fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    let mut found: Vec<&'static Kind> = registry::all().iter().copied().collect();
+    let mut found: Vec<&'static Kind> = registry::all().to_vec();
     found.retain(|kind| kind.group == group && kind.version == version);
     found.sort_by_key(|kind| kind.plural);
     found.into_iter()

@@ -139,7 +139,8 @@ fn directives() {
 #[test]
 fn order_of_elements() {
     let names = |list: &[&str]| -> Vec<Value> { list.iter().map(|name| json!({"name": name})).collect() };
-    let rows: [(&[&str], &[&str], &[&str], &[&str]); 5] = [
+    type Names = &'static [&'static str];
+    let rows: [(Names, Names, Names, Names); 5] = [
         // (have, changed, order, want)
         (&["a", "b"], &["c"], &["c", "a", "b"], &["c", "a", "b"]),
         (&["a", "b", "c"], &[], &["c", "a"], &["b", "c", "a"]),

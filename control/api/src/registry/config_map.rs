@@ -26,7 +26,7 @@ pub static CONFIG_MAP: Kind = Kind {
     types: super::types::<ConfigMap>,
     generation: false,
     default: |_| {},
-    validate: validate,
+    validate,
     selectable: &[],
     columns: &[
         cells::NAME,

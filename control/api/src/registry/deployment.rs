@@ -28,8 +28,8 @@ pub static DEPLOYMENT: Kind = Kind {
     schema: "io.k8s.api.apps.v1.Deployment",
     types: super::types::<Deployment>,
     generation: true,
-    default: default,
-    validate: validate,
+    default,
+    validate,
     selectable: &[],
     columns: &[
         cells::NAME,

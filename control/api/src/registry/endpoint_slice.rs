@@ -26,8 +26,8 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     schema: "io.k8s.api.discovery.v1.EndpointSlice",
     types: super::types::<EndpointSlice>,
     generation: true,
-    default: default,
-    validate: validate,
+    default,
+    validate,
     selectable: &[],
     columns: &[
         cells::NAME,

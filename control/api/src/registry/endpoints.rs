@@ -26,8 +26,8 @@ pub static ENDPOINTS: Kind = Kind {
     schema: "io.k8s.api.core.v1.Endpoints",
     types: super::types::<Endpoints>,
     generation: false,
-    default: default,
-    validate: validate,
+    default,
+    validate,
     selectable: &[],
     columns: &[
         cells::NAME,

@@ -26,7 +26,7 @@ pub static EVENT: Kind = Kind {
     types: super::types::<Event>,
     generation: false,
     default: |_| {},
-    validate: validate,
+    validate,
     selectable: &[
         ("involvedObject.kind", &["involvedObject", "kind"]),
         ("involvedObject.namespace", &["involvedObject", "namespace"]),

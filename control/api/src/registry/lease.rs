@@ -26,7 +26,7 @@ pub static LEASE: Kind = Kind {
     types: super::types::<Lease>,
     generation: false,
     default: |_| {},
-    validate: validate,
+    validate,
     selectable: &[],
     columns: &[
         cells::NAME,

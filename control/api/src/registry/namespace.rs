@@ -24,7 +24,7 @@ pub static NAMESPACE: Kind = Kind {
     schema: "io.k8s.api.core.v1.Namespace",
     types: super::types::<Namespace>,
     generation: false,
-    default: default,
+    default,
     validate: |_, _, _| {},
     selectable: &[("status.phase", &["status", "phase"])],
     columns: &[

@@ -26,8 +26,8 @@ pub static NODE: Kind = Kind {
     schema: "io.k8s.api.core.v1.Node",
     types: super::types::<Node>,
     generation: false,
-    default: default,
-    validate: validate,
+    default,
+    validate,
     selectable: &[("spec.unschedulable", &["spec", "unschedulable"])],
     columns: &[
         cells::NAME,

@@ -26,7 +26,7 @@ pub static REPLICA_SET: Kind = Kind {
     types: super::types::<ReplicaSet>,
     generation: true,
     default: workload::default_replicas,
-    validate: validate,
+    validate,
     selectable: &[("status.replicas", &["status", "replicas"])],
     columns: &[
         cells::NAME,

@@ -29,8 +29,8 @@ pub static SECRET: Kind = Kind {
     schema: "io.k8s.api.core.v1.Secret",
     types: super::types::<Secret>,
     generation: false,
-    default: default,
-    validate: validate,
+    default,
+    validate,
     selectable: &[("type", &["type"])],
     columns: &[
         cells::NAME,

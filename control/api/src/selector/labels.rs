@@ -53,7 +53,7 @@ pub(super) fn from_json(json: Option<&Value>) -> Result<Option<Selector>, Status
 }
 
 fn checked(key: &str, operator: &str, values: Vec<String>) -> Result<Requirement, Status> {
-    requirement(key, operator, values).map_err(|why| Status::bad_request(why))
+    requirement(key, operator, values).map_err(Status::bad_request)
 }
 
 fn requirement(key: &str, operator: &str, values: Vec<String>) -> Result<Requirement, String> {
