@@ -81,19 +81,37 @@ pub async fn load_bytes(runtime_endpoint: &Path, archive: &[u8]) -> Result<Vec<S
     Ok(names)
 }
 
-/// Names of all images the runtime has, with their sizes in bytes, sorted.
-pub async fn list(runtime_endpoint: &Path) -> Result<Vec<(String, u64)>, ImageError> {
+/// An image the runtime has. Its text is one line: names, short id, size.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Tags, or digests where there is no tag.
+    pub names: Vec<String>,
+    /// Digest of its configuration.
+    pub id: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl std::fmt::Display for Listed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let id = self.id.strip_prefix("sha256:").unwrap_or(&self.id);
+        let kilobytes = self.size.div_ceil(1_000);
+        write!(f, "{}  {}  {kilobytes} kB", self.names.join(","), id.get(..12).unwrap_or(id))
+    }
+}
+
+/// All images the runtime has, by name.
+pub async fn list(runtime_endpoint: &Path) -> Result<Vec<Listed>, ImageError> {
     let images = Cri::new(runtime_endpoint)?.image_list().await?;
-    let mut names: Vec<(String, u64)> = images
+    let mut listed: Vec<Listed> = images
         .into_iter()
-        .flat_map(|image| {
-            let size = image.size;
+        .map(|image| {
             let names = if image.repo_tags.is_empty() { image.repo_digests } else { image.repo_tags };
-            names.into_iter().map(move |name| (name, size))
+            Listed { names, id: image.id, size: image.size }
         })
         .collect();
-    names.sort();
-    Ok(names)
+    listed.sort();
+    Ok(listed)
 }
 
 async fn import(channel: &Channel, archive: &Archive<'_>, lease: &str) -> Result<Vec<String>, ImageError> {

@@ -32,6 +32,7 @@ mod remove;
 mod resolv;
 mod runtime;
 mod serve;
+mod spdy;
 mod volume;
 
 pub use config::Config;

@@ -5,6 +5,7 @@
 //! or none.
 
 mod pods;
+mod remote;
 mod tls;
 
 use std::net::SocketAddr;
@@ -118,6 +119,10 @@ fn router(context: Arc<Context>) -> Router {
     let guarded = Router::new()
         .route("/pods", get(pods::pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(pods::logs))
+        .route("/exec/{namespace}/{pod}/{container}", get(remote::exec_by_name))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", get(remote::exec))
+        .route("/attach/{namespace}/{pod}/{container}", get(remote::attach_by_name))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", get(remote::attach))
         .layer(axum::middleware::from_fn(tls::authorize));
     Router::new().route("/healthz", get(|| async { "ok" })).merge(guarded).with_state(context)
 }

@@ -31,7 +31,7 @@ fn phase(phase: &str) -> PodStatus {
     PodStatus { phase: Some(phase.into()), ..Default::default() }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_was_refused_is_said_again_and_only_the_latest() {
     let outbox = Outbox::new("n1");
     let fake = Arc::new(Fake { refuse: Mutex::new(3), taken: Mutex::default() });
@@ -42,7 +42,7 @@ async fn what_was_refused_is_said_again_and_only_the_latest() {
     let change = async {
         tokio::time::sleep(Duration::from_millis(150)).await;
         outbox.pod_status(&name("u"), phase("Running"));
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         shutdown.cancel();
     };
     tokio::join!(running, change);
