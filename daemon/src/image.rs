@@ -62,10 +62,7 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
             let images = fairlead_kubelet::image::list(&socket)
                 .await
                 .with_context(|| format!("cannot list the images of {}", socket.display()))?;
-            let width = images.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-            for (name, bytes) in images {
-                println!("{name:<width$}  {bytes:>12} bytes");
-            }
+            images.iter().for_each(|image| println!("{image}"));
         }
     }
     Ok(())

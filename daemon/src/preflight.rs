@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use caps::{CapSet, Capability};
-use fairlead_datapath::FindingState;
+use fairlead_datapath::{Finding, FindingState};
 
 /// Arguments of `fairlead preflight`.
 #[derive(Debug, clap::Args)]
@@ -49,8 +49,7 @@ pub(crate) async fn run(arguments: PreflightArguments) -> Result<()> {
             }
         })
         .collect();
-    let config = datapath_config(None);
-    lines.extend(fairlead_datapath::preflight(&config).into_iter().map(|finding| Line {
+    lines.extend(findings().into_iter().map(|finding| Line {
         name: finding.name.to_owned(),
         verdict: match finding.state {
             FindingState::Present => "ok",
@@ -102,7 +101,7 @@ pub(crate) fn privileges() -> Result<()> {
 
 /// Everything the kernel must have, or an error that names what is missing.
 pub(crate) fn kernel() -> Result<()> {
-    let missing: Vec<String> = fairlead_datapath::preflight(&datapath_config(None))
+    let missing: Vec<String> = findings()
         .into_iter()
         .filter(|finding| finding.state == FindingState::Missing)
         .map(|finding| format!("{}: {}", finding.name, finding.detail))
@@ -113,9 +112,21 @@ pub(crate) fn kernel() -> Result<()> {
     bail!("this kernel lacks what the data path needs:\n  {}", missing.join("\n  "))
 }
 
-/// The data path's configuration as far as probes need it.
-fn datapath_config(bpffs: Option<PathBuf>) -> fairlead_datapath::Config {
-    fairlead_datapath::Config::new(bpffs.unwrap_or_default(), cgroup_root().unwrap_or_default())
+/// What the data path finds. Its BPF file system is mounted by the node itself, so the kernel's word that it has one is
+/// what counts here.
+fn findings() -> Vec<Finding> {
+    const FILE_SYSTEM: &str = "BPF file system";
+    let config = fairlead_datapath::Config::new(PathBuf::new(), cgroup_root().unwrap_or_default());
+    let mut findings = fairlead_datapath::preflight(&config);
+    findings.retain(|finding| finding.name != FILE_SYSTEM);
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let there = known.lines().any(|line| line.split_whitespace().last() == Some("bpf"));
+    findings.push(Finding {
+        name: FILE_SYSTEM,
+        state: if there { FindingState::Present } else { FindingState::Missing },
+        detail: "since Linux 4.4; a kernel with CONFIG_BPF_SYSCALL".to_owned(),
+    });
+    findings
 }
 
 /// Where cgroup v2 is mounted: alone, or beside v1.

@@ -215,13 +215,13 @@ fn failed(error: anyhow::Error) -> CniError {
     CniError::new(Code::Failed, format!("{error:#}"))
 }
 
-/// Whole or not at all: the runtime reads the folder whenever something in it changes.
+/// Whole or not at all, and from outside the folder, which the runtime reads whenever something in it changes.
 fn write_conflist(config: &PodNetworkConfig) -> Result<()> {
     let text = crate::cni::conflist(&config.socket);
     if std::fs::read_to_string(&config.conflist).is_ok_and(|now| now == text) {
         return Ok(());
     }
-    let beside = config.conflist.with_extension("new");
+    let beside = config.state_dir.join("conflist.new");
     std::fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
     std::fs::rename(&beside, &config.conflist).with_context(|| format!("cannot write {}", config.conflist.display()))
 }
