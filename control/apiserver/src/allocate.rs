@@ -38,6 +38,7 @@ pub(crate) async fn fill(
         return Ok(());
     }
     let old = allocation.current;
+    leave_behind(draft, old);
     address::carry_over(draft, old);
     port::carry_over(draft, old);
     let mut errors = Vec::new();
@@ -89,7 +90,26 @@ pub(crate) fn refused(
     Err(Status::invalid(kind.kind, kind.group, chosen.name(), vec![error]))
 }
 
-/// True for the types of Services that have the thing in question.
+/// What only the type before had, and the client copied along, goes with that type.
+fn leave_behind(service: &mut Object, old: Option<&Object>) {
+    let Some(old) = old else { return };
+    let reachable = |service: &Object| matches!(type_of(service), "NodePort" | "LoadBalancer");
+    let balanced = |service: &Object| type_of(service) == "LoadBalancer";
+    let mut fields = Vec::new();
+    if reachable(old) && !reachable(service) {
+        fields.push("externalTrafficPolicy");
+    }
+    if balanced(old) && !balanced(service) {
+        fields.extend(["healthCheckNodePort", "allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    for field in fields {
+        if service.at(&["spec", field]) == old.at(&["spec", field]) {
+            service.section_mut("spec").remove(field);
+        }
+    }
+}
+
+/// The type, written out.
 fn type_of(service: &Object) -> &str {
     match service.str_at(&["spec", "type"]) {
         "" => "ClusterIP",

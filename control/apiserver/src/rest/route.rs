@@ -223,7 +223,7 @@ impl Call<'_> {
     /// The object of the body, and the warnings that go with it.
     fn decode(&self) -> Result<(Object, Vec<String>), Status> {
         let validation = FieldValidation::parse(self.query)?;
-        let decoded = decode::decode(self.kind, &self.body, body::format(self.headers)?)?;
+        let decoded = body::object(self.kind, self.headers, &self.body)?;
         match validation {
             FieldValidation::Ignore => Ok((decoded.object, Vec::new())),
             FieldValidation::Warn => Ok((decoded.object, decoded.problems)),
