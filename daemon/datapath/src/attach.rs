@@ -123,11 +123,27 @@ pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), DatapathError> 
     let prefix = format!("{}:", interface.replace('.', "%"));
     for path in list(&pins.links)? {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
-            fs::remove_file(&path).map_err(io_failed("remove the pinned link", &path))?;
+            drop_link(&path)?;
         }
     }
     drop_filters(interface);
     Ok(())
+}
+
+/// Detaches every link pinned in a folder, if it is there.
+pub(crate) fn detach_all(links: &Path) -> Result<(), DatapathError> {
+    if !links.exists() {
+        return Ok(());
+    }
+    list(links)?.iter().try_for_each(|path| drop_link(path))
+}
+
+fn drop_link(path: &Path) -> Result<(), DatapathError> {
+    // A link whose interface is gone cannot be detached any more; the pin goes all the same.
+    if let Ok(link) = sys::open_pin(path) {
+        let _ = sys::detach_link(link.as_fd());
+    }
+    fs::remove_file(path).map_err(io_failed("remove the pinned link", path))
 }
 
 /// Names of interfaces with pinned links of this program.

@@ -267,6 +267,9 @@ pub fn remove(bpffs: &Path) -> Result<(), DatapathError> {
         attach::drop_filters(&interface);
     }
     let root = loader::pin_root(bpffs);
+    for version in fs::read_dir(&root).into_iter().flatten().flatten() {
+        attach::detach_all(&version.path().join("links"))?;
+    }
     match fs::remove_dir_all(&root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(DatapathError::Io { action: "remove the pins in", path: root, source: error })

@@ -123,3 +123,12 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attr, size_of::<Attr>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Detaches a link at once. Removing its last pin would do so too, but some time later.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_DETACH: i64 = 34;
+    let attr = link.as_raw_fd() as u32;
+    // SAFETY: the kernel reads `attr`, the one field of this command, and writes nothing.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -31,11 +31,6 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// The file that stands for it.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// A path under which this process can open it.
     pub fn path(&self) -> std::path::PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
@@ -61,18 +56,6 @@ impl Namespace {
             });
             inside.join().map_err(|_| anyhow!("the thread panicked"))?
         })
-    }
-
-    /// Starts something inside that goes on by itself until the process ends.
-    pub fn start(&self, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-        let file = self.file.try_clone()?;
-        thread::spawn(move || {
-            let done = setns(&file, CloneFlags::CLONE_NEWNET).map_err(Into::into).and_then(|()| work());
-            if let Err(error) = done {
-                eprintln!("in a namespace: {error:#}");
-            }
-        });
-        Ok(())
     }
 
     /// A pair of interfaces, one end here and one in another namespace, both up.
