@@ -55,13 +55,9 @@ fn require_object(changes: &Value) -> Result<(), Status> {
     Err(Status::bad_request("error decoding patch: json: cannot unmarshal a value that is no object into a patch"))
 }
 
-/// What upstream answers to a patch that is well formed and cannot be applied.
-fn unprocessable(why: &str) -> Status {
-    let mut status = Status::new(Reason::Invalid, "the server rejected our request due to an error in our request");
-    let cause =
-        crate::status::FieldError { reason: "UnexpectedServerResponse", field: String::new(), message: why.to_owned() };
-    status.details = Some(Box::new(crate::status::Details { causes: vec![cause], ..Default::default() }));
-    status
+/// What upstream answers to a patch that is well formed and cannot be applied. It does not say where it failed.
+fn unprocessable() -> Status {
+    Status::new(Reason::Invalid, "the server rejected our request due to an error in our request")
 }
 
 #[cfg(test)]

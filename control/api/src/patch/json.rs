@@ -18,5 +18,5 @@ pub(super) fn apply(tree: &mut Value, operations: &Value) -> Result<(), Status> 
     }
     let patch: json_patch::Patch = serde_json::from_value(operations.clone())
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-    json_patch::patch(tree, &patch).map_err(|error| unprocessable(&error.to_string()))
+    json_patch::patch(tree, &patch).map_err(|_| unprocessable())
 }

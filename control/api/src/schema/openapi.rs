@@ -1,4 +1,4 @@
-//! The OpenAPI v3 documents: an index, and one document per group and version.
+//! The OpenAPI documents: for version 3 an index, and one document per group and version.
 //!
 //! Clients read them for three things: `explain` walks components by group, version and kind; `apply` takes merge keys
 //! from them; `create` asks whether the server validates fields by looking for a `fieldValidation` parameter.
@@ -19,7 +19,7 @@ use crate::registry;
 /// A document ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// JSON.
+    /// JSON, but for [`v2`].
     pub body: Bytes,
     /// Changes with the content; part of the document's address and its `ETag`.
     pub hash: String,
@@ -27,7 +27,10 @@ pub struct Document {
 
 impl Document {
     fn of(tree: &Value) -> Self {
-        let body = Bytes::from(tree.to_string());
+        Self::new(Bytes::from(tree.to_string()))
+    }
+
+    fn new(body: Bytes) -> Self {
         // FNV-1a, 64 bits: a tag for caches, not a proof.
         let hash = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -65,6 +68,26 @@ pub fn index() -> &'static Document {
 /// `/openapi/v3/PATH`, where PATH is `api/v1` or `apis/GROUP/VERSION`.
 pub fn v3(path: &str) -> Option<&'static Document> {
     DOCUMENTS.by_path.get(path)
+}
+
+/// The `Content-Type` of [`v2`].
+pub const V2_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// `/openapi/v2`, in the protobuf form that clients ask for: a document without paths and definitions.
+///
+/// Clients come here only for kinds that version 3 does not know, to learn that version 2 does not either; then they
+/// say so in the words their users know.
+pub fn v2() -> &'static Document {
+    static V2: LazyLock<Document> = LazyLock::new(|| {
+        // Fields of gnostic's Document: 1 is the version of the format, 2 the Info with 1 title and 2 version.
+        let field = |number: u8, content: &[u8]| {
+            let length = u8::try_from(content.len()).expect("short texts");
+            [&[number << 3 | 2, length], content].concat()
+        };
+        let info = [field(1, b"Kubernetes"), field(2, discovery::GIT_VERSION.as_bytes())].concat();
+        Document::new(Bytes::from([field(1, b"2.0"), field(2, &info)].concat()))
+    });
+    &V2
 }
 
 /// `api/v1`, `apis/apps/v1`.

@@ -69,3 +69,11 @@ fn clients_find_what_they_look_for() {
         "merge,retainKeys"
     );
 }
+
+#[test]
+fn version_2_is_a_document_with_a_title() {
+    let body = &v2().body;
+    assert_eq!(body[..6], *b"\x0a\x032.0\x12");
+    assert_eq!(usize::from(body[6]), body.len() - 7);
+    assert!(body.ends_with(discovery::GIT_VERSION.as_bytes()));
+}
