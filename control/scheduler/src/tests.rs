@@ -212,6 +212,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
     /// `ONCE`, and with it the promise: whatever the order of events, sums are exact and no node is over its means.
     #[test]
     fn no_node_takes_more_than_it_has(steps in steps()) {

@@ -60,8 +60,8 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn parked_pods_come_back_with_what_is_left_of_their_pause() {
+    #[test]
+    fn parked_pods_come_back_with_what_is_left_of_their_pause() {
         let mut waiting = Waiting::default();
         let key = Key::new("ns", "a");
         let start = Instant::now();

@@ -39,11 +39,13 @@ struct World {
     deployment: Deployment,
     sets: Vec<ReplicaSet>,
     now: Timestamp,
+    /// ReplicaSets made so far.
+    made: i64,
 }
 
 impl World {
     fn new(replicas: i32, strategy: Value) -> Self {
-        Self { deployment: deployment(replicas, strategy), sets: Vec::new(), now: start() }
+        Self { deployment: deployment(replicas, strategy), sets: Vec::new(), now: start(), made: 0 }
     }
 
     fn plan(&self) -> Plan {
@@ -64,9 +66,10 @@ impl World {
     fn apply(&mut self, action: Action) {
         match action {
             Action::Create(mut set) => {
-                let number = self.sets.len() + 1;
+                self.made += 1;
+                let number = self.made;
                 set.metadata.uid = Some(number.to_string());
-                let age = SignedDuration::from_secs(i64::try_from(number).unwrap());
+                let age = SignedDuration::from_secs(number);
                 set.metadata.creation_timestamp = Some(Time(start() + age));
                 self.sets.push(*set);
             }
@@ -257,10 +260,10 @@ fn a_resize_in_the_middle_is_shared_in_proportion() {
     let mut world = World::new(10, rolling(3, 2));
     world.finish();
     world.image("2");
-    world.turn();
-    world.pods(0);
-    world.turn();
-    world.pods(0);
+    for _ in 0..3 {
+        world.turn();
+        world.pods(0);
+    }
     assert_eq!(world.sizes(), [8, 5]);
     world.resize(15);
     world.turn();
