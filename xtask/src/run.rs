@@ -78,8 +78,9 @@ pub(crate) fn watch(
             Ok(line) => {
                 if print(&line) {
                     spinner.print(&line);
+                } else {
+                    spinner.show(&line);
                 }
-                spinner.show(&line);
                 lines.push(line);
             }
             Err(RecvTimeoutError::Disconnected) => break,
@@ -196,7 +197,8 @@ impl Spinner {
 
     fn tick(&self, last: Option<&String>) {
         if self.bar.is_none() && self.spoke.get().elapsed() > SIGN_OF_LIFE {
-            let doing = last.map(|line| line.trim()).unwrap_or_default();
+            // Messages for programs are no news for people.
+            let doing = last.map(|line| line.trim()).filter(|line| !line.starts_with('{')).unwrap_or_default();
             println!("  … {} {}  {doing}", self.label, seconds(self.start.elapsed()));
             self.spoke.set(Instant::now());
         }

@@ -61,6 +61,9 @@ pub(crate) fn perform(version: &str, programs: &[(String, PathBuf)], keep: bool)
     let outcome = judge(version, programs, &lines, ended.timed_out);
     println!("  {:<34} {}", format!("kernel {version}, from power-on to off"), run::seconds(ended.took));
 
+    if !outcome.failed.is_empty() {
+        println!("{}", lines.join("\n"));
+    }
     if !outcome.failed.is_empty() || keep {
         println!("  what its serial console said: {}", log.display());
     } else {
