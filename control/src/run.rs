@@ -46,8 +46,7 @@ pub(crate) async fn run(options: Box<Options>) -> Result<()> {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     // The loops stop first; the API, through which they write, ends after them.
     let (loops, loops_shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let config =
-        ClusterConfig { service_range: options.service_cidr, node_ports: options.node_port_range };
+    let config = ClusterConfig { service_range: options.service_cidr, node_ports: options.node_port_range };
     let api = Api::open(store, config, &tasks, shutdown.clone()).await.context("cannot read the store")?;
     let client: Arc<dyn Client> = Arc::new(LocalClient::new(api.clone()));
 
@@ -151,7 +150,13 @@ fn open_pki(options: &Options, advertised: IpAddr) -> Result<Pki> {
     addresses.extend(options.service_cidr.nth(1).map(IpAddr::V4));
     addresses.extend(Some(options.bind.ip()).filter(|address| !address.is_unspecified()));
     addresses.extend(options.issue_node.iter().map(|node| node.ip));
-    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
     let serving = ServingNames { names: names.map(str::to_owned).to_vec(), addresses };
     let pki = Pki::open(&options.data_dir.join("pki"), &serving).context("cannot set up the cluster's keys")?;
     for node in &options.issue_node {

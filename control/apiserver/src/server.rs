@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::body::Body;
 use fairlead_api::{Reason, Status};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::Instrument;
@@ -61,10 +61,14 @@ impl Server {
         let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), user = identity.user);
         async {
             let headers = request.headers().clone();
-            let response = match self.dispatch(identity, request).await {
+            let head = request.method() == Method::HEAD;
+            let mut response = match self.dispatch(identity, request).await {
                 Ok(response) => respond::compress(&headers, response),
                 Err(status) => respond::failure(&status),
             };
+            if head {
+                *response.body_mut() = Body::empty();
+            }
             let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             tracing::debug!(code = response.status().as_u16(), micros, "answered");
             response

@@ -13,15 +13,24 @@ use super::protobuf;
 /// What upstream accepts as well.
 const LIMIT: usize = 3 << 20;
 
+/// What is still read and thrown away of a body that is too large, so that its sender gets to read the answer.
+const DRAIN: usize = 64 << 20;
+
 /// The whole body.
-pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, LIMIT).collect().await {
+pub(crate) async fn read(mut body: Body) -> Result<Bytes, Status> {
+    match Limited::new(&mut body, LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            drain(body).await;
             Err(Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {LIMIT}")))
         }
         Err(error) => Err(Status::bad_request(format!("cannot read the request body: {error}"))),
     }
+}
+
+async fn drain(body: Body) {
+    let mut rest = Limited::new(body, DRAIN);
+    while let Some(Ok(_)) = rest.frame().await {}
 }
 
 /// The media type of the body, without its parameters.

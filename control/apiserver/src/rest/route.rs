@@ -72,6 +72,7 @@ impl Call<'_> {
             (Verb::Watch, None) => self.watch().await,
             (Verb::Create, None) => self.create().await,
             (Verb::Create, Some(Subresource::Binding)) => self.bind().await,
+            (Verb::Update | Verb::Patch, _) if self.target.name.is_empty() => Err(options::not_allowed()),
             (Verb::Update, part) => self.update(part).await,
             (Verb::Patch, part) => self.patch(part).await,
             (Verb::Delete, None) => self.delete().await,
