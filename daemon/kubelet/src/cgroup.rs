@@ -156,8 +156,15 @@ fn remove_tree(path: &Path) -> io::Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    // A killed process leaves its cgroup a moment later.
-    for _ in 0..50 {
+    // A killed process leaves its cgroup a moment later; v1 has no file that kills, so each is killed by its number.
+    for _ in 0..100 {
+        let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        for process in processes.lines().filter_map(|line| line.parse().ok()).filter(|process| *process > 1) {
+            match nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL) {
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         match fs::remove_dir(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

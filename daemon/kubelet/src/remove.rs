@@ -1,13 +1,18 @@
 //! The opposite of everything: what `fairlead down` has the kubelet take away.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tracing::debug;
 
 use crate::cgroup::Cgroups;
 use crate::config::{OWNER_LABEL, log_root, owner};
-use crate::cri::Cri;
+use crate::cri::{Cri, CriError};
 use crate::volume;
+
+/// For how long a pod that resists is tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What could not be removed; the rest has been.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +56,17 @@ async fn pods(cri: &Cri, owner: &str, failed: &mut Vec<String>) -> usize {
         let mine: Vec<String> =
             containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id).map(|c| c.id.clone()).collect();
         tasks.spawn(async move {
-            for id in mine {
-                cri.stop(&id, std::time::Duration::ZERO).await?;
-                cri.remove(&id).await?;
+            let begun = Instant::now();
+            loop {
+                match pod(&cri, &sandbox.id, &mine).await {
+                    // A container in the middle of its start can be neither stopped nor removed.
+                    Err(error) if begun.elapsed() < PATIENCE => {
+                        debug!(error = %error, "trying again to remove a pod");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    ended => return ended,
+                }
             }
-            cri.stop_sandbox(&sandbox.id).await?;
-            cri.remove_sandbox(&sandbox.id).await
         });
     }
     let mut removed = 0;
@@ -68,4 +78,13 @@ async fn pods(cri: &Cri, owner: &str, failed: &mut Vec<String>) -> usize {
         }
     }
     removed
+}
+
+async fn pod(cri: &Cri, sandbox: &str, containers: &[String]) -> Result<(), CriError> {
+    for id in containers {
+        cri.stop(id, Duration::ZERO).await?;
+        cri.remove(id).await?;
+    }
+    cri.stop_sandbox(sandbox).await?;
+    cri.remove_sandbox(sandbox).await
 }

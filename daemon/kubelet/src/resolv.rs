@@ -65,21 +65,6 @@ fn extend<'a>(list: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
     }
 }
 
-/// The text of a resolv.conf.
-pub(crate) fn text(config: &DnsConfig) -> String {
-    let mut text = String::new();
-    for server in &config.servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !config.searches.is_empty() {
-        text.push_str(&format!("search {}\n", config.searches.join(" ")));
-    }
-    if !config.options.is_empty() {
-        text.push_str(&format!("options {}\n", config.options.join(" ")));
-    }
-    text
-}
-
 /// The hostname of a pod.
 pub(crate) fn hostname(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
@@ -125,6 +110,21 @@ pub(crate) fn hosts(pod: &Pod, ips: &[String], domain: &str, host: Option<&str>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The text of a resolv.conf.
+    fn text(config: &DnsConfig) -> String {
+        let mut text = String::new();
+        for server in &config.servers {
+            text.push_str(&format!("nameserver {server}\n"));
+        }
+        if !config.searches.is_empty() {
+            text.push_str(&format!("search {}\n", config.searches.join(" ")));
+        }
+        if !config.options.is_empty() {
+            text.push_str(&format!("options {}\n", config.options.join(" ")));
+        }
+        text
+    }
 
     fn pod(spec: &str) -> Pod {
         serde_json::from_str(&format!(r#"{{"metadata":{{"name":"p","namespace":"n"}},"spec":{spec}}}"#))

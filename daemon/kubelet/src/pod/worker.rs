@@ -27,6 +27,9 @@ use crate::cri::CriError;
 use crate::outbox::Kind;
 use crate::probe::Verdict;
 
+/// At the daemon's end, a start that is under way gets so long.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// What should be.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Desired {
@@ -130,8 +133,28 @@ impl Worker {
                 Some(done) = self.steps.join_next() => self.done(done),
                 Some(verdict) = verdicts.recv() => self.verdict(&verdict),
                 () = tokio::time::sleep(pause.max(Duration::from_millis(5))) => {}
-                () = shutdown.cancelled() => return false,
+                () = shutdown.cancelled() => {
+                    self.settle().await;
+                    return false;
+                }
             }
+        }
+    }
+
+    /// Lets starts that are under way come to their end, so that the next daemon finds whole containers. Pulls and
+    /// kills need no such care: they are simply begun again.
+    async fn settle(&mut self) {
+        let starting = |worker: &Self| worker.memory.busy.contains(&Slot::Sandbox) || !worker.starting.is_empty();
+        let finish = async {
+            while starting(self) {
+                match self.steps.join_next().await {
+                    Some(done) => self.done(done),
+                    None => break,
+                }
+            }
+        };
+        if tokio::time::timeout(SETTLE, finish).await.is_err() {
+            debug!(pod = %self.name, "a start was still under way at the end");
         }
     }
 
