@@ -1,19 +1,23 @@
 //! `fairlead cni`: what the container runtime runs per sandbox. It passes its input to the daemon and prints the answer.
 //!
 //! Without a daemon ADD asks the runtime to try again, while DEL removes the interface by itself and succeeds: the address
-//! is released when the next daemon finds its interface gone.
+//! is released when the next daemon finds its interface gone. Runtimes want a `loopback` plugin as well: it needs no
+//! daemon and is answered here.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use fairlead_network::cni::{self, Call, CniError, Code};
 use fairlead_proto::admin::v1::CniRequest;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::admin;
+use crate::layout::Layout;
+use crate::process::own_program;
 
 /// How long a sandbox may wait for the daemon; the runtime's own patience is longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +31,21 @@ struct PluginConfig {
 /// The configuration list for a daemon's socket.
 pub(crate) fn conflist(socket: &std::path::Path) -> String {
     cni::conflist(&json!({ "type": "fairlead", "socket": socket }))
+}
+
+/// Puts links to this program where the runtime looks for its plugins.
+pub(crate) fn install(layout: &Layout) -> Result<()> {
+    let program = own_program()?;
+    for plugin in ["fairlead", "loopback"] {
+        let link = layout.cni_bin().join(plugin);
+        if std::fs::read_link(&link).is_ok_and(|target| target == program) {
+            continue;
+        }
+        // Absent is as good as removed.
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&program, &link).with_context(|| format!("cannot create {}", link.display()))?;
+    }
+    Ok(())
 }
 
 /// Answers one call, as the environment has it.
@@ -51,10 +70,21 @@ pub(crate) fn run() -> ExitCode {
         Ok(version) => version,
         Err(error) => return refuse(&error, "1.0.0"),
     };
-    match answer(call) {
+    let answered = if cni::is_loopback(&call.config) { loopback(&call, &version) } else { answer(call) };
+    match answered {
         Ok(reply) => reply,
         Err(error) => refuse(&error, &version),
     }
+}
+
+fn loopback(call: &Call, version: &str) -> Result<ExitCode, CniError> {
+    if call.command != "ADD" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = cni::request(call)?;
+    fairlead_network::loopback_up(&request.netns)
+        .map_err(|error| CniError::new(Code::Failed, format!("{:#}", anyhow::Error::from(error))))?;
+    Ok(print(&cni::loopback_result(version, &call.netns), ExitCode::SUCCESS))
 }
 
 fn answer(call: Call) -> Result<ExitCode, CniError> {

@@ -51,7 +51,7 @@ pub(crate) async fn run(arguments: DownArguments) -> Result<()> {
     };
 
     stop_processes(&layout, &progress).await;
-    note("pods", remove_pods(&layout, &progress).await);
+    let pods = remove_pods(&layout, &progress).await;
     let step = progress.step("network");
     match fairlead_network::remove_all(&layout.network()) {
         Ok(removed) => step.done(if removed.is_empty() { "nothing left".to_owned() } else { removed.join(", ") }),
@@ -61,6 +61,15 @@ pub(crate) async fn run(arguments: DownArguments) -> Result<()> {
     note("leftovers", stop_leftovers(&layout).await);
     note("mounts", mounts::clear(layout.dir()).map(drop));
     note("cgroups", remove_cgroups(&layout.cgroup()).await);
+    match pods {
+        // The processes and mounts are gone by now. What our own runtime still remembers goes with its root; a runtime of
+        // somebody else has to be cured first.
+        Err(error) if Settings::load(&layout).runtime_endpoint.is_none() => {
+            progress.say(format!("pods were removed by force, and the images with them: {error:#}"));
+            note("runtime", forget_runtime(&layout));
+        }
+        pods => note("pods", pods),
+    }
     if !failures.is_empty() {
         bail!("not everything could be removed; run it again after curing this:\n  {}", failures.join("\n  "));
     }
@@ -93,6 +102,7 @@ async fn remove_pods(layout: &Layout, progress: &Progress) -> Result<()> {
             step.done("there never were any");
             return Ok(());
         }
+        crate::cni::install(layout)?;
         let service = containerd_service(layout)?;
         let process = service.adopt_or_start()?;
         own = Some((service, process));
@@ -199,6 +209,11 @@ fn remove_tree(dir: &Path) -> std::io::Result<()> {
         }
     }
     std::fs::remove_dir(dir)
+}
+
+fn forget_runtime(layout: &Layout) -> Result<()> {
+    let root = layout.containerd().join("root");
+    std::fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
 }
 
 fn remove_files(layout: &Layout, purge: bool) -> Result<()> {

@@ -78,6 +78,13 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
+/// This program's path, also when a newer build has replaced it meanwhile.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot tell where this program lies")?;
+    let text = path.to_string_lossy();
+    Ok(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text)))
+}
+
 /// How a process of the cluster is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {

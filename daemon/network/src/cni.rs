@@ -71,6 +71,8 @@ impl CniError {
 struct NetworkConfig {
     #[serde(rename = "cniVersion", default)]
     version: String,
+    #[serde(rename = "type", default)]
+    plugin: String,
 }
 
 /// The specification version the configuration asks for.
@@ -82,6 +84,23 @@ pub fn version(config: &[u8]) -> Result<String, CniError> {
     }
     let message = format!("CNI version `{}` is not supported; supported are {}", config.version, VERSIONS.join(", "));
     Err(CniError::new(Code::IncompatibleVersion, message))
+}
+
+/// Whether the `loopback` plugin is meant, which runtimes ask for in front of every network.
+pub fn is_loopback(config: &[u8]) -> bool {
+    serde_json::from_slice(config).is_ok_and(|config: NetworkConfig| config.plugin == "loopback")
+}
+
+/// The answer to a successful ADD of the loopback interface.
+pub fn loopback_result(version: &str, netns: &str) -> Vec<u8> {
+    let answer = Answer {
+        version,
+        interfaces: vec![json!({ "name": "lo", "mac": mac([0; 6]), "sandbox": netns })],
+        ips: vec![ip("127.0.0.1/8", 0, version)],
+        routes: Vec::new(),
+        dns: json!({}),
+    };
+    serde_json::to_vec(&answer).expect("maps with text keys are always JSON")
 }
 
 /// The answer to VERSION.
@@ -120,10 +139,6 @@ pub fn request(call: &Call) -> Result<Request, CniError> {
 
 /// The answer to a successful ADD.
 pub fn result(version: &str, interface: &PodInterface) -> Vec<u8> {
-    let mut address = json!({ "address": format!("{}/32", interface.address), "interface": 1 });
-    if version.starts_with("0.") {
-        address["version"] = Value::from("4");
-    }
     let answer = Answer {
         version,
         interfaces: vec![
@@ -134,7 +149,7 @@ pub fn result(version: &str, interface: &PodInterface) -> Vec<u8> {
                 "sandbox": interface.attachment.netns,
             }),
         ],
-        ips: vec![address],
+        ips: vec![ip(&format!("{}/32", interface.address), 1, version)],
         routes: vec![json!({ "dst": "0.0.0.0/0" })],
         dns: json!({}),
     };
@@ -149,6 +164,15 @@ struct Answer<'a> {
     ips: Vec<Value>,
     routes: Vec<Value>,
     dns: Value,
+}
+
+/// One address; before 1.0.0 the specification wants its family, too.
+fn ip(address: &str, interface: usize, version: &str) -> Value {
+    let mut ip = json!({ "address": address, "interface": interface });
+    if version.starts_with("0.") {
+        ip["version"] = Value::from("4");
+    }
+    ip
 }
 
 fn mac(bytes: [u8; 6]) -> String {

@@ -203,6 +203,11 @@ pub fn remove_interface(container_id: &str, ifname: &str) -> Result<(), NetworkE
     netlink::run(|netlink| async move { netlink.remove_link(&name).await })
 }
 
+/// Brings up the loopback interface of the namespace at `netns`: all that CNI's `loopback` plugin does.
+pub fn loopback_up(netns: &Path) -> Result<(), NetworkError> {
+    netns::inside(netns, || netlink::run(|netlink| async move { netlink.up("lo").await }))
+}
+
 /// Undoes everything an instance with this state directory made: interfaces, routes, sysctls, state. Says what it removed.
 pub fn remove_all(state_dir: &Path) -> Result<Vec<String>, NetworkError> {
     if !state_dir.exists() {

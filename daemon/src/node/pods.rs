@@ -215,13 +215,15 @@ fn failed(error: anyhow::Error) -> CniError {
     CniError::new(Code::Failed, format!("{error:#}"))
 }
 
-/// Whole or not at all, and from outside the folder, which the runtime reads whenever something in it changes.
+/// The runtime reads the folder again when a file in it is written, but not when one appears there by a rename; and an
+/// emptied file would be read as well. So an old one goes first, and the new text is one write.
 fn write_conflist(config: &PodNetworkConfig) -> Result<()> {
     let text = crate::cni::conflist(&config.socket);
-    if std::fs::read_to_string(&config.conflist).is_ok_and(|now| now == text) {
-        return Ok(());
+    let path = &config.conflist;
+    match std::fs::read_to_string(path) {
+        Ok(now) if now == text => return Ok(()),
+        Ok(_) => std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?,
+        Err(_) => {}
     }
-    let beside = config.state_dir.join("conflist.new");
-    std::fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
-    std::fs::rename(&beside, &config.conflist).with_context(|| format!("cannot write {}", config.conflist.display()))
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

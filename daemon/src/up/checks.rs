@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-use super::plan::{Plan, own_program, taken};
+use super::plan::{Plan, taken};
 use super::{UpArguments, containerd};
 use crate::layout::Layout;
 use crate::preflight;
-use crate::process::Identity;
+use crate::process::{Identity, own_program};
 
 /// Checks and fills in defaults.
 pub(super) fn run(arguments: &UpArguments, layout: &Layout) -> Result<Plan> {

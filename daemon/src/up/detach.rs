@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
 use super::LOOK;
-use super::plan::own_program;
 use crate::layout::Layout;
+use crate::process::own_program;
 
 /// Starts it and stays until it is ready.
 pub(super) async fn run(layout: &Layout) -> Result<()> {

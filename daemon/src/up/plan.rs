@@ -10,8 +10,9 @@ use ipnet::Ipv4Net;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::cni;
 use crate::layout::Layout;
-use crate::process::{Identity, Service};
+use crate::process::{Identity, Service, own_program};
 
 /// A checked set of arguments, defaults filled in.
 #[derive(Clone, Debug)]
@@ -79,29 +80,15 @@ impl Plan {
         })
     }
 
-    /// Ends a node and a control plane that an `up` which was killed left behind, and puts the CNI plugin in its place.
+    /// Ends a node and a control plane that an `up` which was killed left behind, and puts the CNI plugins in their place.
     pub(crate) async fn settle(&self, layout: &Layout) -> Result<()> {
         for process in ["node", "control"] {
             if let Some(left) = Identity::read(&layout.pid_file(process)) {
                 left.stop(Duration::from_secs(10)).await;
             }
         }
-        let plugin = layout.cni_bin().join("fairlead");
-        let program = own_program()?;
-        if std::fs::read_link(&plugin).is_ok_and(|target| target == program) {
-            return Ok(());
-        }
-        // Absent is as good as removed.
-        let _ = std::fs::remove_file(&plugin);
-        std::os::unix::fs::symlink(&program, &plugin).with_context(|| format!("cannot create {}", plugin.display()))
+        cni::install(layout)
     }
-}
-
-/// This program's path, also when a newer build has replaced it meanwhile.
-pub(crate) fn own_program() -> Result<PathBuf> {
-    let path = std::env::current_exe().context("cannot tell where this program lies")?;
-    let text = path.to_string_lossy();
-    Ok(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text)))
 }
 
 /// Held by the one `up` of a data directory; the kernel lets go of it however that ends.

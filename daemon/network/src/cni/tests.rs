@@ -63,3 +63,11 @@ fn a_result_reads_as_the_specification_says() {
     let old: Value = serde_json::from_slice(&result("0.3.1", &interface)).unwrap();
     assert_eq!(old["ips"][0]["version"], "4");
 }
+
+#[test]
+fn the_loopback_plugin_is_told_by_its_type() {
+    assert!(is_loopback(br#"{"cniVersion":"0.3.1","name":"cni-loopback","type":"loopback"}"#));
+    assert!(!is_loopback(br#"{"cniVersion":"1.0.0","name":"fairlead","type":"fairlead"}"#));
+    let result: Value = serde_json::from_slice(&loopback_result("0.3.1", "/run/netns/x")).unwrap();
+    assert_eq!(result["ips"][0], json!({ "address": "127.0.0.1/8", "interface": 0, "version": "4" }));
+}
