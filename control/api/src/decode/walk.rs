@@ -32,36 +32,40 @@ impl Walk<'_> {
         map.retain(|field, value| {
             let known = ty.fields.contains_key(field);
             if !known {
-                self.problems.push(format!("unknown field {:?}", join(&self.path, field)));
+                let mut path = self.path.clone();
+                push(&mut path, field);
+                self.problems.push(format!("unknown field {path:?}"));
             }
             known && !value.is_null()
         });
         for (field, value) in map {
             let Some(known) = ty.fields.get(field) else { continue };
             let owner = std::mem::replace(&mut self.owner, ty.short_name());
-            self.inside(field, true, |walk| walk.value(&known.ty, value))?;
+            self.inside(field, |walk| walk.value(&known.ty, value))?;
             self.owner = owner;
         }
         Ok(())
     }
 
-    /// Runs `step` with a field name, or an index (`[0]`), added to the paths.
-    fn inside(
+    /// Runs `walk` with a field added to both paths.
+    fn inside(&mut self, field: &str, walk: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        let length = self.go_path.len();
+        push(&mut self.go_path, field);
+        let result = self.within(|path| push(path, field), walk);
+        self.go_path.truncate(length);
+        result
+    }
+
+    /// Runs `walk` with the path of unknown fields made longer.
+    fn within(
         &mut self,
-        step: &str,
-        named: bool,
+        longer: impl FnOnce(&mut String),
         walk: impl FnOnce(&mut Self) -> Result<(), String>,
     ) -> Result<(), String> {
-        let lengths = (self.path.len(), self.go_path.len());
-        if named {
-            self.path = join(&self.path, step);
-            self.go_path = join(&self.go_path, step);
-        } else {
-            self.path.push_str(step);
-        }
+        let length = self.path.len();
+        longer(&mut self.path);
         let result = walk(self);
-        self.path.truncate(lengths.0);
-        self.go_path.truncate(lengths.1);
+        self.path.truncate(length);
         result
     }
 
@@ -98,16 +102,13 @@ impl Walk<'_> {
             }
             (Type::List(of), Value::Array(list)) => {
                 for (index, item) in list.iter_mut().enumerate() {
-                    self.inside(&format!("[{index}]"), false, |walk| walk.item(of, item))?;
+                    self.within(|path| path.push_str(&format!("[{index}]")), |walk| walk.item(of, item))?;
                 }
                 Ok(())
             }
             (Type::Map(of), Value::Object(map)) => {
                 for (key, item) in map {
-                    let (length, step) = (self.path.len(), join(&self.path, key));
-                    self.path = step;
-                    self.item(of, item)?;
-                    self.path.truncate(length);
+                    self.within(|path| push(path, key), |walk| walk.item(of, item))?;
                 }
                 Ok(())
             }
@@ -138,8 +139,11 @@ impl Walk<'_> {
     }
 }
 
-fn join(path: &str, field: &str) -> String {
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+fn push(path: &mut String, field: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(field);
 }
 
 fn json_type(value: &Value) -> &'static str {

@@ -1,5 +1,6 @@
 //! JSON patch, RFC 6902.
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::unprocessable;
@@ -7,6 +8,8 @@ use crate::status::{Reason, Status};
 
 /// As many operations as upstream takes.
 const MAX_OPERATIONS: usize = 10_000;
+/// As many bytes as all `copy` operations may make together: each could double the object.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
 
 pub(super) fn apply(tree: &mut Value, operations: &Value) -> Result<(), Status> {
     let count = operations.as_array().map_or(0, Vec::len);
@@ -18,5 +21,18 @@ pub(super) fn apply(tree: &mut Value, operations: &Value) -> Result<(), Status> 
     }
     let patch: json_patch::Patch = serde_json::from_value(operations.clone())
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-    json_patch::patch(tree, &patch).map_err(|_| unprocessable())
+    let mut copied = 0;
+    for operation in &patch.0 {
+        if let PatchOperation::Copy(copy) = operation {
+            copied += tree.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
+            if copied > MAX_COPIED {
+                let why =
+                    format!("Unable to complete, the copy operations of the JSON patch exceed {MAX_COPIED} bytes");
+                return Err(Status::new(Reason::RequestEntityTooLarge, why));
+            }
+        }
+        // The tree is a copy already: nothing has to be rolled back.
+        json_patch::patch_unsafe(tree, std::slice::from_ref(operation)).map_err(|_| unprocessable())?;
+    }
+    Ok(())
 }

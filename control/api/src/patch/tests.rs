@@ -52,6 +52,17 @@ fn json_patch() {
 }
 
 #[test]
+fn json_patch_may_not_grow_an_object_without_bound() {
+    let have = object(json!({"data": {"a": "x".repeat(1024)}}));
+    let copy = |n: usize| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")});
+    let few = Value::from((0..3).map(copy).collect::<Vec<_>>());
+    assert!(apply(&CONFIG_MAP, &have, &Patch::Json(few)).is_ok());
+    let many = Value::from((0..30).map(copy).collect::<Vec<_>>());
+    let status = apply(&CONFIG_MAP, &have, &Patch::Json(many)).expect_err("too much");
+    assert_eq!(status.reason, Reason::RequestEntityTooLarge);
+}
+
+#[test]
 fn keyed_lists_merge_by_key() {
     merges(
         &POD,
