@@ -1,7 +1,7 @@
 //! What the daemon tells of itself: the facts behind `fairlead status`.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fairlead_datapath::Datapath;
 use fairlead_proto::admin::v1::Fact;
@@ -18,6 +18,8 @@ pub(crate) const READY: &str = "ready";
 pub(super) struct Facts {
     node: String,
     began: Instant,
+    /// Seconds since the epoch, as heartbeats have it: an older one was left by a daemon before this.
+    began_at: i64,
     view: Arc<RwLock<View>>,
     datapath: Arc<Mutex<Datapath>>,
     contact: watch::Receiver<Contact>,
@@ -32,7 +34,9 @@ impl Facts {
         contact: watch::Receiver<Contact>,
         network: PodNetwork,
     ) -> Self {
-        Self { node: node.to_owned(), began: Instant::now(), view, datapath, contact, network }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began_at = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
+        Self { node: node.to_owned(), began: Instant::now(), began_at, view, datapath, contact, network }
     }
 
     /// All of them, the most asked for first.
@@ -67,7 +71,9 @@ impl Facts {
         let ready = view.node().and_then(|node| {
             let conditions = node.status.as_ref()?.conditions.as_ref()?;
             let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+            let heartbeat = ready.last_heartbeat_time.as_ref().map_or(0, |time| time.0.as_second());
             Some(match (ready.status.as_str(), ready.reason.as_deref()) {
+                _ if heartbeat < self.began_at => "Unknown (said by an earlier daemon)".to_owned(),
                 ("True", _) => "True".to_owned(),
                 (status, Some(reason)) => format!("{status} ({reason})"),
                 (status, None) => status.to_owned(),
