@@ -100,12 +100,12 @@ impl Dispatcher {
 
     /// Wakes the workers of these containers.
     async fn poke(&mut self, ids: &BTreeSet<String>) {
+        if ids.iter().any(|id| !self.listing.owners.contains_key(id)) {
+            self.relist().await;
+        }
         let owners: BTreeSet<&String> = ids.iter().filter_map(|id| self.listing.owners.get(id)).collect();
         for (_, handle) in owners.iter().filter_map(|uid| self.workers.get(*uid)) {
             handle.poke.notify_one();
-        }
-        if ids.iter().any(|id| !self.listing.owners.contains_key(id)) {
-            self.relist().await;
         }
     }
 

@@ -27,6 +27,11 @@ use crate::cri::CriError;
 use crate::outbox::Kind;
 use crate::probe::Verdict;
 
+/// After a sign from the runtime its lists may lag behind its events: as long as nothing has changed, they are looked at
+/// again after each of these.
+const LOOKS: [Duration; 5] =
+    [Duration::from_millis(20), Duration::from_millis(60), Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
+
 /// At the daemon's end, a start that is under way gets so long.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -73,6 +78,8 @@ pub(crate) struct Worker {
     starting: BTreeMap<String, AbortHandle>,
     probes: inputs::Probes,
     ended: BTreeMap<String, Container>,
+    /// Which of [`LOOKS`] comes next.
+    look: usize,
 }
 
 impl Worker {
@@ -88,6 +95,7 @@ impl Worker {
             starting: BTreeMap::new(),
             probes: inputs::Probes::default(),
             ended: BTreeMap::new(),
+            look: LOOKS.len(),
         }
     }
 
@@ -117,9 +125,13 @@ impl Worker {
                     Some(Timestamp::now() + SignedDuration::from_secs(1))
                 }
             };
-            let pause = wake.map_or(Duration::from_secs(60), |at| {
+            let mut pause = wake.map_or(Duration::from_secs(60), |at| {
                 Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
             });
+            if let Some(look) = LOOKS.get(self.look) {
+                pause = pause.min(*look);
+                self.look += 1;
+            }
             tokio::select! {
                 changed = desired.changed() => {
                     if changed.is_err() {
@@ -128,7 +140,7 @@ impl Worker {
                     let wanted = desired.borrow_and_update().clone();
                     self.take(wanted);
                 }
-                () = poke.notified() => {}
+                () = poke.notified() => self.look = 0,
                 () = objects.notified() => self.refresh(),
                 Some(done) = self.steps.join_next() => self.done(done),
                 Some(verdict) = verdicts.recv() => self.verdict(&verdict),
@@ -242,7 +254,10 @@ impl Worker {
         self.ended = ended;
         observed.sandboxes.sort_by_key(|sandbox| std::cmp::Reverse((sandbox.attempt, sandbox.created)));
         observed.containers.sort_by_key(|container| std::cmp::Reverse((container.created, container.attempt)));
-        self.observed = observed;
+        if self.observed != observed {
+            self.look = LOOKS.len();
+            self.observed = observed;
+        }
         Ok(())
     }
 

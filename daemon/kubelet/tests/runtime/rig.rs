@@ -52,6 +52,7 @@ pub(crate) struct Rig {
     revision: u64,
     pods: BTreeMap<String, Pod>,
     cgroup: String,
+    begun: Instant,
 }
 
 impl Rig {
@@ -82,9 +83,15 @@ impl Rig {
             revision: 0,
             pods: BTreeMap::new(),
             cgroup,
+            begun: Instant::now(),
         };
         rig.start_kubelet(receiver).await;
         rig
+    }
+
+    /// Says how far the test is, for who watches it.
+    pub(crate) fn note(&self, what: &str) {
+        println!("{:>8.3} s  {what}", self.begun.elapsed().as_secs_f64());
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -186,6 +193,7 @@ impl Rig {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.statuses(name).into_iter().find(|status| holds(status)) {
+                self.note(&format!("{name} is {what}"));
                 return status;
             }
             if begun.elapsed() > Duration::from_secs(40) {
