@@ -5,31 +5,19 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 
-/// Seconds for which a pod tolerates a node that is not ready or not reachable.
-const TOLERATION_SECONDS: i64 = 300;
-/// What keeps a namespace until its content is gone.
-const CONTENT: &str = "kubernetes";
-
 /// A new object: its namespace must be alive; a pod gets what every pod has.
 pub(crate) async fn on_create(api: &Api, kind: &Kind, object: &mut Object) -> Result<(), Status> {
     if kind.is_namespaced() {
         check_namespace(api, kind, object).await?;
     }
-    match kind.kind {
-        "Pod" => complete_pod(object),
-        "Namespace" => {
-            let finalizers = object.section_mut("spec").entry("finalizers").or_insert_with(|| json!([]));
-            if finalizers.as_array().is_none_or(Vec::is_empty) {
-                *finalizers = json!([CONTENT]);
-            }
-        }
-        _ => {}
+    if kind.kind == "Pod" {
+        complete_pod(object);
     }
     Ok(())
 }
 
 /// A changed object: a pod keeps what admission gave it; a namespace keeps its finalizers (`finalize` changes them).
-pub(crate) fn on_update(kind: &Kind, old: &Object, object: &mut Object) -> Result<(), Status> {
+pub(crate) fn on_update(kind: &Kind, old: &Object, object: &mut Object) {
     match kind.kind {
         "Pod" => complete_pod(object),
         "Namespace" => {
@@ -38,7 +26,6 @@ pub(crate) fn on_update(kind: &Kind, old: &Object, object: &mut Object) -> Resul
         }
         _ => {}
     }
-    Ok(())
 }
 
 async fn check_namespace(api: &Api, kind: &Kind, object: &Object) -> Result<(), Status> {
@@ -58,7 +45,7 @@ async fn check_namespace(api: &Api, kind: &Kind, object: &Object) -> Result<(), 
     Ok(())
 }
 
-/// Service account, priority, and tolerations of the two taints that every node may get.
+/// What every pod has, and under which account it runs.
 fn complete_pod(pod: &mut Object) {
     let spec = pod.section_mut("spec");
     let account = ["serviceAccountName", "serviceAccount"]
@@ -70,22 +57,7 @@ fn complete_pod(pod: &mut Object) {
     for field in ["serviceAccountName", "serviceAccount"] {
         spec.insert(field.to_owned(), account.as_str().into());
     }
-    spec.entry("priority").or_insert_with(|| json!(0));
-    spec.entry("preemptionPolicy").or_insert_with(|| json!("PreemptLowerPriority"));
-    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
-    let Value::Array(tolerations) = tolerations else { return };
-    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = tolerations.iter().any(|one| {
-            let key = one["key"].as_str().unwrap_or_default();
-            let effect = one["effect"].as_str().unwrap_or_default();
-            (key == taint || key.is_empty()) && (effect == "NoExecute" || effect.is_empty())
-        });
-        if !tolerated {
-            tolerations.push(json!({
-                "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
-            }));
-        }
-    }
+    fairlead_api::admission::pod(pod);
 }
 
 #[cfg(test)]
@@ -97,13 +69,8 @@ mod tests {
         let mut pod: Object = serde_json::from_value(json!({"spec": {"serviceAccountName": "x"}})).unwrap();
         complete_pod(&mut pod);
         assert_eq!(pod.str_at(&["spec", "serviceAccount"]), "x");
-        assert_eq!(pod.at(&["spec", "tolerations"]).unwrap().as_array().unwrap().len(), 2);
         let before = pod.clone();
         complete_pod(&mut pod);
         assert_eq!(pod, before);
-        let all = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
-        let mut pod: Object = serde_json::from_value(all).unwrap();
-        complete_pod(&mut pod);
-        assert_eq!(pod.at(&["spec", "tolerations"]).unwrap().as_array().unwrap().len(), 1);
     }
 }

@@ -33,6 +33,12 @@ pub(crate) fn document(path: &str, query: &Query, headers: &HeaderMap, address: 
         ["api", version] => discovery::api_resources("", version).ok_or_else(not_served)?,
         ["apis", group] => discovery::api_group(group).ok_or_else(not_served)?,
         ["apis", group, version] => discovery::api_resources(group, version).ok_or_else(not_served)?,
+        ["openapi", "v2"] => {
+            let mut response = schema(openapi::v2(), headers, None);
+            let content_type = HeaderValue::from_static(openapi::V2_CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            return Ok(response);
+        }
         ["openapi", "v3"] => return Ok(schema(openapi::index(), headers, None)),
         ["openapi", "v3", ref rest @ ..] => {
             let document = openapi::v3(&rest.join("/")).ok_or_else(not_served)?;
@@ -45,7 +51,7 @@ pub(crate) fn document(path: &str, query: &Query, headers: &HeaderMap, address: 
 }
 
 fn paths() -> Vec<String> {
-    let fixed = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
+    let fixed = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
     let kinds = fairlead_api::registry::all().iter().filter(|kind| !kind.group.is_empty());
     let groups = kinds.flat_map(|kind| [format!("/apis/{}", kind.group), format!("/apis/{}", kind.api_version())]);
     let all: std::collections::BTreeSet<String> = fixed.into_iter().map(str::to_owned).chain(groups).collect();

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -57,7 +58,9 @@ trait Log: Send + 'static {
 pub struct Embedded {
     id: String,
     shared: Arc<Shared>,
-    queue: mpsc::Sender<commit::Request>,
+    /// `None` once the store is being closed.
+    queue: Option<mpsc::Sender<commit::Request>>,
+    committer: Option<JoinHandle<()>>,
 }
 
 /// What the commit thread publishes.
@@ -88,7 +91,7 @@ impl Embedded {
         let shared = Arc::new(Shared { state: RwLock::new(state), latest: watch::Sender::new(revision) });
         let (queue, requests) = mpsc::channel(QUEUE);
         let publish = shared.clone();
-        std::thread::Builder::new()
+        let committer = std::thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn(move || commit::run(log, requests, &publish))
             .map_err(|error| StoreError::Disk {
@@ -96,7 +99,19 @@ impl Embedded {
                 path: "the store".into(),
                 detail: error.to_string(),
             })?;
-        Ok(Self { id, shared, queue })
+        Ok(Self { id, shared, queue: Some(queue), committer: Some(committer) })
+    }
+}
+
+impl Drop for Embedded {
+    /// Lets the commit thread finish, so that the file is free once the store is gone.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(committer) = self.committer.take()
+            && committer.join().is_err()
+        {
+            tracing::error!("the commit thread panicked");
+        }
     }
 }
 
@@ -125,7 +140,8 @@ impl Store for Embedded {
 
     async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.send(commit::Request { txn, reply }).await.map_err(|_| StoreError::Closed)?;
+        let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
+        queue.send(commit::Request { txn, reply }).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 

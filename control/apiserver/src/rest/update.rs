@@ -61,7 +61,7 @@ pub(crate) async fn replace(
     meta::on_update(&mut object, old);
     (kind.default)(&mut object);
     if subresource.is_none() {
-        admission::on_update(kind, old, &mut object).map_err(Refused::Failed)?;
+        admission::on_update(kind, old, &mut object);
     }
     for attempt in 1.. {
         let mut draft = object.clone();
