@@ -37,31 +37,42 @@ fn types_are_what_the_api_says() {
     assert_eq!(of("io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry", "fieldsV1"), Type::Any);
 }
 
-/// A value of the type with every field set; another `seed` makes other values.
-fn sample(ty: &Type, seed: u8) -> Value {
+/// Fields that tell the items of a list apart.
+const KEYS: [&str; 9] =
+    ["containerPort", "devicePath", "ip", "mountPath", "name", "port", "topologyKey", "type", "uid"];
+
+/// A value of the type with every field set. `item` stands in fields that tell items apart, `variant` in all others.
+/// The lists of one variant share one item with those of the next, under the same key and with other content.
+fn sample(ty: &Type, item: u8, variant: u8) -> Value {
     match ty {
-        Type::String => format!("text-{seed}").into(),
+        Type::String => format!("text-{item}").into(),
         Type::Bytes => "AAAA".into(),
-        Type::Bool => (seed % 2 == 0).into(),
-        Type::Int32 | Type::Int64 => seed.into(),
+        Type::Bool => item.is_multiple_of(2).into(),
+        Type::Int32 | Type::Int64 => item.into(),
         Type::Number => json!(1.5),
-        Type::Time => format!("2026-01-02T03:04:{:02}Z", seed % 60).into(),
-        Type::MicroTime => format!("2026-01-02T03:04:{:02}.000001Z", seed % 60).into(),
-        Type::Quantity => format!("{seed}Mi").into(),
-        Type::IntOrString => format!("{seed}%").into(),
-        Type::Any => json!({"any": seed}),
-        Type::List(of) => json!([sample(of, seed), sample(of, seed + 1)]),
-        Type::Map(of) => json!({"both": sample(of, seed), format!("only-{seed}"): sample(of, seed)}),
-        Type::Struct(id) => {
-            id.get().fields.iter().map(|(field, known)| (field.clone(), sample(&known.ty, seed))).collect()
+        Type::Time => format!("2026-01-02T03:04:{:02}Z", item % 60).into(),
+        Type::MicroTime => format!("2026-01-02T03:04:{:02}.000001Z", item % 60).into(),
+        Type::Quantity => format!("{item}Mi").into(),
+        Type::IntOrString => format!("{item}%").into(),
+        Type::Any => json!({"any": item}),
+        Type::List(of) => [20 + variant, 21 + variant].map(|item| sample(of, item, variant)).to_vec().into(),
+        Type::Map(of) => {
+            json!({"both": sample(of, item, variant), format!("only-{variant}"): sample(of, item, variant)})
         }
+        Type::Struct(id) => Value::Object(fields(id.get(), item, variant)),
     }
 }
 
-fn whole(kind: &Kind, seed: u8) -> Object {
-    let root = lookup(kind.schema).expect("schema");
-    let mut map: Map<String, Value> =
-        root.fields.iter().map(|(field, known)| (field.clone(), sample(&known.ty, seed))).collect();
+fn fields(ty: &Struct, item: u8, variant: u8) -> Map<String, Value> {
+    let fields = ty.fields.iter().map(|(field, known)| {
+        let own = if KEYS.contains(&field.as_str()) { item } else { 1 + variant };
+        (field.clone(), sample(&known.ty, own, variant))
+    });
+    fields.collect()
+}
+
+fn whole(kind: &Kind, variant: u8) -> Object {
+    let mut map = fields(lookup(kind.schema).expect("schema"), 3, variant);
     map.insert("apiVersion".to_owned(), kind.api_version().into());
     map.insert("kind".to_owned(), kind.kind.into());
     Object(map)
@@ -70,7 +81,7 @@ fn whole(kind: &Kind, seed: u8) -> Object {
 #[test]
 fn every_field_decodes_and_is_normal() {
     for kind in registry::all() {
-        let object = whole(kind, 3);
+        let object = whole(kind, 0);
         let decoded = decode::decode_value(kind, Value::Object(object.0.clone())).expect("decodes");
         assert_eq!((decoded.object, decoded.problems), (object, Vec::new()), "{kind:?}");
     }
@@ -79,9 +90,9 @@ fn every_field_decodes_and_is_normal() {
 #[test]
 fn every_field_survives_defaults_validation_and_columns() {
     for kind in registry::all() {
-        let mut object = whole(kind, 3);
+        let mut object = whole(kind, 0);
         (kind.default)(&mut object);
-        kind.validate_all(&object, Some(&whole(kind, 5)));
+        kind.validate_all(&object, Some(&whole(kind, 1)));
         table::table(kind, [&object], json!({}), table::IncludeObject::Object, 0, true);
     }
 }
@@ -89,7 +100,7 @@ fn every_field_survives_defaults_validation_and_columns() {
 #[test]
 fn a_patch_with_the_object_itself_changes_nothing() {
     for kind in registry::all() {
-        let object = whole(kind, 3);
+        let object = whole(kind, 0);
         let tree = Value::Object(object.0.clone());
         for patch in [Patch::Merge(tree.clone()), Patch::Strategic(tree.clone())] {
             assert_eq!(patch::apply(kind, &object, &patch), Ok(tree.clone()), "{kind:?}");
@@ -112,7 +123,7 @@ fn without_apply_only(tree: &mut Value) {
 }
 
 fn merges_like<T: DeepMerge + DeserializeOwned + Serialize>(kind: &Kind) {
-    let (old, new) = (whole(kind, 3), whole(kind, 4));
+    let (old, new) = (whole(kind, 0), whole(kind, 1));
     let mut theirs: T = old.typed().unwrap_or_else(|error| panic!("{kind:?}: {error}"));
     theirs.merge_from(new.typed().expect("typed"));
     let mut theirs = serde_json::to_value(&theirs).expect("serializes");
