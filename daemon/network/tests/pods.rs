@@ -163,7 +163,7 @@ fn pods_reach_each_other_and_leave_nothing_behind() {
         }
         Network::open(config(&state_again)).unwrap().list().unwrap()
     });
-    assert_eq!(left, [a.clone()]);
+    assert_eq!(left, std::slice::from_ref(&a));
 
     let id = a.attachment.container_id.clone();
     node.run(move || {
