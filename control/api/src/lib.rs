@@ -27,6 +27,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod taint;
 pub mod validate;
 
 pub use client::{Client, Event, EventType, List, WatchStream};

@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fairlead_api::registry;
 use fairlead_api::status::Status;
+use fairlead_api::taint::bears;
 use fairlead_informer::{Key, Queue, Recorder, Regarding};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 use crate::r#loop::{Loop, Shared};
 use crate::writer::Writer;
@@ -46,20 +47,6 @@ pub(crate) fn start(shared: &Arc<Shared>) {
 fn evicting(node: &Node) -> impl Iterator<Item = &Taint> {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     taints.filter(|taint| taint.effect == "NoExecute")
-}
-
-/// True if the toleration bears the taint.
-fn bears(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "Equal" | "" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
-        _ => false,
-    }
 }
 
 /// How long the pod may stay on the node; `None` for ever.
@@ -117,7 +104,8 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let taint = |key: &str| json!({"key": key, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"});
         let bear = |key: &str, seconds: Option<i64>| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
-        let rows: [(&str, Vec<Value>, Vec<Value>, Option<u64>); 8] = [
+        type Row = (&'static str, Vec<Value>, Vec<Value>, Option<u64>);
+        let rows: [Row; 8] = [
             ("no taint", vec![], vec![], None),
             ("NoSchedule evicts nobody", vec![json!({"key": "a", "effect": "NoSchedule"})], vec![], None),
             ("not borne", vec![taint("a")], vec![], Some(0)),

@@ -251,7 +251,8 @@ mod tests {
         use Owner::{Absent, Solid, Waiting};
         let keep = |names: &[&str]| Verdict::Shed(names.iter().map(|name| owner(name)).collect());
         let delete = |foreground| Verdict::Delete { foreground };
-        let rows: [(&[(&str, Owner)], bool, Verdict); 9] = [
+        type Row = (&'static [(&'static str, Owner)], bool, Verdict);
+        let rows: [Row; 9] = [
             (&[], false, Verdict::Keep),
             (&[("a", Solid)], true, Verdict::Keep),
             (&[("a", Absent)], false, delete(false)),

@@ -4,7 +4,13 @@ use std::collections::BTreeMap;
 
 use fairlead_api::Kind;
 use fairlead_informer::Key;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
+
+/// The time as objects hold it: in whole seconds.
+pub(crate) fn stamp(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
 
 /// Labels or annotations.
 pub(crate) type Map = BTreeMap<String, String>;

@@ -19,7 +19,6 @@ use fairlead_api::{Kind, Object, registry};
 use fairlead_informer::{Key, Queue};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::r#loop::{Loop, Shared};
 use crate::meta;
@@ -222,8 +221,7 @@ fn status(namespace: &Namespace, left: &[Rest], failures: &[Status], now: Timest
         },
     ];
     let before = namespace.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    // Times are stored in seconds.
-    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let now = meta::stamp(now);
     let condition = |(type_, holds, reason, message): (&str, bool, &str, String)| {
         let value = if holds { "True" } else { "False" };
         let same = before.iter().find(|old| old.type_ == type_ && old.status == value);

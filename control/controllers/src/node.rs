@@ -85,8 +85,7 @@ struct Plan {
 
 /// Pure; nothing when the node's conditions and taints are right. `silent` says that the grace is over.
 fn plan(node: &Node, silent: bool, now: Timestamp) -> Plan {
-    // Times are stored in seconds.
-    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let now = meta::stamp(now);
     let before = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     let conditions = if silent { silenced(&before, &now) } else { before.clone() };
     let taints = taints(node, &conditions, &now);
@@ -206,10 +205,13 @@ impl NodeLoop {
         let ready = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let reported = ready.filter(|one| one.type_ == "Ready" && one.status != "Unknown");
         let reported = reported.filter_map(|one| one.last_heartbeat_time.as_ref()).map(|time| time.0).max();
+        let name = meta::name(&node.metadata);
         let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sign = signs
-            .entry(meta::name(&node.metadata).to_owned())
-            .or_insert_with(|| Sign { mark: (renewed, reported), seen: now });
+        let sign = signs.entry(name.to_owned()).or_insert_with(|| {
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            self.recorder.normal(Regarding::new(&registry::NODE, &node.metadata), "RegisteredNode", message);
+            Sign { mark: (renewed, reported), seen: now }
+        });
         // A report that vanishes because we set the condition to Unknown is no sign of life.
         if renewed > sign.mark.0 || reported > sign.mark.1 {
             *sign = Sign { mark: (renewed, reported.max(sign.mark.1)), seen: now };
@@ -224,7 +226,7 @@ impl NodeLoop {
 
     /// Pods of a node that does not answer, or is not ready, take no traffic.
     async fn mark_pods(&self, node: &str, now: Timestamp, writer: &Writer) -> Result<(), Status> {
-        let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+        let now = meta::stamp(now);
         for one in self.shared.caches.pods_of_node(node).iter().filter(|one| pod::is_ready(one)) {
             let mut conditions = one.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
             for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {

@@ -281,6 +281,9 @@ impl<T> State<T> {
     }
 }
 
+/// Is told which object changed, its tree (the last one, if it is gone), and whether it is there.
+pub type OnObject = Box<dyn Fn(&Key, &Arc<Object>, bool) + Send + Sync>;
+
 /// A cache of whatever view: what the garbage collector and the shell of the loops need of it.
 #[async_trait]
 pub trait AnyCache: Send + Sync + std::fmt::Debug + 'static {
@@ -290,8 +293,8 @@ pub trait AnyCache: Send + Sync + std::fmt::Debug + 'static {
     fn object(&self, key: &Key) -> Option<Arc<Object>>;
     /// The trees of the objects that have an owner with this UID.
     fn dependents(&self, uid: &str) -> Vec<Arc<Object>>;
-    /// Calls `handler` with the tree before and after every change.
-    fn on_object(&self, handler: Box<dyn Fn(&Key, &Arc<Object>, bool) + Send + Sync>);
+    /// Calls `handler` for every change from now on.
+    fn on_object(&self, handler: OnObject);
     /// Waits until everything up to `revision` has been seen; 0 waits for the first list.
     async fn settled(&self, revision: u64);
     /// Waits until the object with this UID is gone or terminating.
@@ -314,7 +317,7 @@ impl<T: View> AnyCache for Cache<T> {
         self.find(0, uid).into_iter().map(|entry| entry.object).collect()
     }
 
-    fn on_object(&self, handler: Box<dyn Fn(&Key, &Arc<Object>, bool) + Send + Sync>) {
+    fn on_object(&self, handler: OnObject) {
         self.on_change(move |change| handler(&change.key, &change.object, change.new.is_some()));
     }
 

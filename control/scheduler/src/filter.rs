@@ -8,7 +8,6 @@ mod taints;
 mod unschedulable;
 
 pub(crate) use affinity::term_matches;
-pub(crate) use taints::bears;
 
 use crate::framework::Filter;
 

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use fairlead_api::intstr::IntOrString as Amount;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -59,14 +60,13 @@ pub(super) fn bounds(deployment: &Deployment) -> Bounds {
 
 /// A number or a percentage of `total`; 25 % where nothing is said.
 fn resolve(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    let percent = match value {
-        Some(IntOrString::Int(number)) => return (*number).max(0),
-        Some(IntOrString::String(text)) => text.trim_end_matches('%').parse().unwrap_or(0),
-        None => 25_i64,
+    let value = match value {
+        Some(IntOrString::Int(number)) => Amount::Int(i64::from(*number)),
+        Some(IntOrString::String(text)) => Amount::String(text.clone()),
+        None => Amount::String("25%".to_owned()),
     };
-    let hundredths = percent.max(0).saturating_mul(i64::from(total));
-    let rounded = if up { (hundredths + 99) / 100 } else { hundredths / 100 };
-    i32::try_from(rounded).unwrap_or(i32::MAX)
+    let scaled = value.scaled(i64::from(total), up).unwrap_or(0);
+    i32::try_from(scaled.max(0)).unwrap_or(i32::MAX)
 }
 
 /// The size of the new ReplicaSet (`present` now) beside ReplicaSets of `all` pods in total, itself included.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::sizes;
 use crate::meta;
@@ -162,8 +161,7 @@ pub(super) fn set(status: &mut DeploymentStatus, condition: Condition, now: Time
 
 /// Puts a condition in with a fresh update time; the transition time moves with the status alone.
 fn touch(status: &mut DeploymentStatus, condition: Condition, now: Timestamp) {
-    // Times are stored in seconds.
-    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let now = meta::stamp(now);
     let since = find(Some(status), condition.type_)
         .filter(|old| old.status == condition.status)
         .and_then(|old| old.last_transition_time.clone());

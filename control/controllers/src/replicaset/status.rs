@@ -7,9 +7,8 @@ use fairlead_api::status::Status;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::pod;
+use crate::{meta, pod};
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 
@@ -65,8 +64,7 @@ fn conditions(set: &ReplicaSet, failure: Option<&Failure>, now: Timestamp) -> Op
             status: "True".to_owned(),
             reason: Some(failure.reason.to_owned()),
             message: Some(failure.error.message.clone()),
-            // Times are stored in seconds.
-            last_transition_time: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+            last_transition_time: Some(meta::stamp(now)),
         }));
     }
     (!rest.is_empty()).then_some(rest)

@@ -1,8 +1,8 @@
 //! A cordoned node takes no pods but those that bear its taint.
 
+use fairlead_api::taint::bears;
 use k8s_openapi::api::core::v1::Taint;
 
-use super::bears;
 use crate::framework::Refusal;
 use crate::node::NodeInfo;
 use crate::request::Request;

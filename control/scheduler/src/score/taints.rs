@@ -1,6 +1,7 @@
 //! Nodes that would rather not have the pod.
 
-use crate::filter::bears;
+use fairlead_api::taint::bears;
+
 use crate::node::NodeInfo;
 use crate::request::Request;
 
