@@ -175,8 +175,8 @@ impl Stream<'_> {
 
     fn hear(&self, session: &mut Session, message: v1::NodeMessage) -> Result<(), tonic::Status> {
         let effects = session.step(Input::Message(message));
-        if let Some(version) = effects.greeted {
-            tracing::info!(node = self.node, version, rev = session.sent(), "push session opened");
+        if let Some((version, revision)) = effects.greeted {
+            tracing::info!(node = self.node, version, rev = revision, "push session opened");
         }
         if let Some(ack) = effects.acknowledged {
             for rejected in &ack.rejected {

@@ -59,8 +59,8 @@ pub enum Input<'a> {
 pub struct Effects {
     /// Messages to send, in order, before there is room again.
     pub send: Vec<v1::Update>,
-    /// The node said its first word; its daemon's version.
-    pub greeted: Option<String>,
+    /// The node said its first word: its daemon's version, and the revision it has.
+    pub greeted: Option<(String, u64)>,
     /// The node acknowledged.
     pub acknowledged: Option<v1::Ack>,
     /// The protocol is broken: end the stream with this.
@@ -111,7 +111,7 @@ impl Session {
         }
         let place = Place { store_id: hello.store_id, revision: hello.revision, sent: 0, acknowledged: 0, fresh: true };
         self.state = State::Streaming(place);
-        Effects { greeted: Some(hello.version), ..Effects::default() }
+        Effects { greeted: Some((hello.version, hello.revision)), ..Effects::default() }
     }
 }
 

@@ -181,7 +181,7 @@ fn endpoint(config: &Config) -> Result<Endpoint, PushError> {
     let bad_address = |source| PushError::Address { server: config.server.clone(), source };
     let endpoint = Endpoint::from_shared(config.server.clone()).map_err(bad_address)?;
     let bad_credentials = |source| PushError::Credentials { certificate: config.certificate.clone(), source };
-    Ok(tuned(endpoint).tls_config(tls).map_err(bad_credentials)?)
+    tuned(endpoint).tls_config(tls).map_err(bad_credentials)
 }
 
 fn tuned(endpoint: Endpoint) -> Endpoint {

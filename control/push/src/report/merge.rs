@@ -15,7 +15,7 @@ const OWN_CONDITIONS: [&str; 11] = [
     "MemoryPressure",
     "DiskPressure",
     "PIDPressure",
-    "CgroupsUnavailable",
+    "CgroupV2Unavailable",
 ];
 /// Fields of a status that others write: the attach-detach controller, the resource claim controller.
 const FOREIGN_FIELDS: [&str; 2] = ["volumesAttached", "resourceClaimStatuses"];

@@ -34,7 +34,7 @@ fn ack(revision: u64) -> Input<'static> {
 
 fn greeted(revision: u64, store_id: &str) -> Session {
     let mut session = Session::new("n1");
-    assert_eq!(session.step(hello("n1", revision, store_id)).greeted.as_deref(), Some("v0"));
+    assert_eq!(session.step(hello("n1", revision, store_id)).greeted, Some(("v0".to_owned(), revision)));
     session
 }
 
