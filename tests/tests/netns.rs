@@ -331,10 +331,10 @@ fn udp_everywhere(world: &mut World) -> Result<()> {
         for address in [VIP, NODE_PORT] {
             even(150, || udp(address, connected))?;
             world.pod(PODS[1]).run(|| even(150, || udp(address, connected)))?;
-            world.pod(STRANGER).run(|| even(300, || udp(address, connected)))?;
+            world.pod(STRANGER).run(|| even(2000, || udp(address, connected)))?;
         }
-        // Ports of UDP sockets are drawn at random, so many are needed for even shares.
-        world.outside.run(|| even(1000, || udp(NODE_PORT, connected)))?;
+        // Ports of UDP sockets are drawn at random, so it takes many for shares to come out even.
+        world.outside.run(|| even(2000, || udp(NODE_PORT, connected)))?;
     }
     // One socket keeps to one server.
     let socket = UdpSocket::bind("0.0.0.0:0")?;

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
             ("fragments_and_options_pass_untouched", awkward),
             ("counted_a_cluster_ip_without_endpoints_drops", no_endpoints),
             ("a_removed_endpoint_keeps_its_connections_and_gets_no_new_ones", draining),
+            ("one_client_port_through_two_services_is_answered_by_the_one_it_asked", two_services),
             ("random_packets_go_where_the_model_says", random),
         ],
     )
@@ -287,6 +288,35 @@ fn draining(subject: &mut Subject) -> Result<()> {
         // The same port for a new connection.
         let (_, new) = subject.run("xdp_service", frame)?;
         ensure!(new.dst.0 != gone, "a new connection to a removed endpoint: {new:?}");
+    }
+    Ok(())
+}
+
+fn two_services(subject: &mut Subject) -> Result<()> {
+    for proto in [TCP, UDP] {
+        subject.services(vec![service(
+            "one",
+            VIP,
+            80,
+            if proto == TCP { Protocol::Tcp } else { Protocol::Udp },
+            Some(NODE_PORT),
+            &[2],
+        )])?;
+        let client = (CLIENT, subject.port());
+        for dst in [(VIP, 80), (NODE, NODE_PORT), (VIP, 80), (NODE, NODE_PORT)] {
+            let (_, sent) = subject.run("tc_uplink_in", Frame { proto, src: client, dst, flags: SYN, payload: 0 })?;
+            let answer = Frame { proto, src: sent.dst, dst: client, flags: ACK, payload: 0 };
+            let (_, back) = subject.run("tc_uplink_out", answer)?;
+            ensure!(back.src == dst, "{dst:?} was answered as {:?}", back.src);
+        }
+        // Straight to the endpoint from the same port, and through the service again.
+        let end = (Ipv4Addr::new(10, 244, 0, 2), 8080);
+        for dst in [end, (VIP, 80), end, (NODE, NODE_PORT)] {
+            subject.run("xdp_service", Frame { proto, src: client, dst, flags: SYN, payload: 0 })?;
+            let answer = Frame { proto, src: end, dst: client, flags: ACK, payload: 0 };
+            let (_, back) = subject.run("tc_uplink_out", answer)?;
+            ensure!(back.src == dst, "{dst:?} was answered as {:?}", back.src);
+        }
     }
     Ok(())
 }

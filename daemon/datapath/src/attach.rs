@@ -4,6 +4,7 @@
 //! its program in place. Kernels before 6.6 have no links for tc; there a filter of fixed priority and handle is used,
 //! which outlives the daemon by itself and is replaced the same way.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -146,11 +147,14 @@ fn drop_link(path: &Path) -> Result<(), DatapathError> {
     fs::remove_file(path).map_err(io_failed("remove the pinned link", path))
 }
 
-/// Names of interfaces with pinned links of this program.
-pub(crate) fn pinned_interfaces(pins: &Pins, program: &str) -> Result<Vec<String>, DatapathError> {
+/// Names of interfaces with pinned links of a program whose name begins like this.
+pub(crate) fn pinned_interfaces(pins: &Pins, program: &str) -> Result<BTreeSet<String>, DatapathError> {
     let names = list(&pins.links)?;
-    let names = names.iter().filter_map(|path| path.file_name()?.to_str()?.rsplit_once(':'));
-    Ok(names.filter(|(_, found)| *found == program).map(|(interface, _)| interface.replace('%', ".")).collect())
+    let names = names.iter().filter_map(|path| path.file_name()?.to_str()?.split_once(':'));
+    Ok(names
+        .filter(|(_, found)| found.starts_with(program))
+        .map(|(interface, _)| interface.replace('%', "."))
+        .collect())
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, DatapathError> {

@@ -77,7 +77,7 @@ impl Datapath {
         let tables = kernel.tables()?;
         attach::sockets(&mut ebpf, &pins, &config.cgroup)?;
         loader::forget_other_versions(&config.bpffs)?;
-        Ok(Self {
+        let mut datapath = Self {
             config,
             ebpf,
             pins,
@@ -86,7 +86,23 @@ impl Datapath {
             services: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             pods: BTreeMap::new(),
-        })
+        };
+        datapath.adopt_uplinks()?;
+        Ok(datapath)
+    }
+
+    /// Attaches again to the uplinks of an earlier daemon, so that their addresses are known before the first
+    /// synchronisation, and forgets those that are gone.
+    fn adopt_uplinks(&mut self) -> Result<(), DatapathError> {
+        let mut names = attach::pinned_interfaces(&self.pins, "tc_uplink")?;
+        names.extend(attach::pinned_interfaces(&self.pins, "xdp_service")?);
+        for name in names {
+            match self.attach_uplink(&name) {
+                Err(DatapathError::NoInterface(_) | DatapathError::NoAddress(_)) => self.detach_uplink(&name)?,
+                other => drop(other?),
+            }
+        }
+        Ok(())
     }
 
     /// Attaches to an uplink; again for one already attached returns it as it is. NodePorts answer on its addresses
@@ -115,7 +131,7 @@ impl Datapath {
         self.replan()
     }
 
-    /// Uplinks attached now.
+    /// Uplinks attached now, those of an earlier daemon included.
     pub fn uplinks(&self) -> Vec<Uplink> {
         self.uplinks.values().cloned().collect()
     }

@@ -1,6 +1,5 @@
 //! What the data path needs of kernel and machine, looked for before anything is touched.
 
-use std::fs;
 use std::path::Path;
 
 use aya::maps::MapType;
@@ -52,11 +51,6 @@ pub fn preflight(config: &Config) -> Vec<Finding> {
         "bpf_set_retval in socket hooks",
         has_retval(),
         "since Linux 6.1; without it a service without endpoints is refused with EPERM instead of ECONNREFUSED",
-    ));
-    findings.push(wanted(
-        "IPv4 forwarding",
-        fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() != "0"),
-        "`sysctl -w net.ipv4.ip_forward=1`; without it nothing reaches a pod from outside",
     ));
     findings
 }

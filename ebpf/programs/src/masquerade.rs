@@ -11,6 +11,7 @@ use fairlead_packet::{choice, net};
 
 use crate::maps::{self, FLOWS, UPLINKS, count, node, ticks};
 use crate::parse::{End, Packet, Verdict};
+use crate::service;
 
 const BPF_NOEXIST: u64 = 1;
 const PORTS: u32 = *MASQUERADE_PORTS.end() as u32 - *MASQUERADE_PORTS.start() as u32 + 1;
@@ -33,7 +34,11 @@ pub(crate) fn out(packet: &Packet, uplink: u32) -> Verdict {
         }
         note(packet, flow, now);
         let back = back_key(packet, flow.addr, flow.port);
-        if let Some(other) = maps::flow(&back) {
+        // After a long silence the port may be somebody else's.
+        if let Some(other) = maps::flow(&back)
+            && other.addr == packet.src
+            && other.port == packet.sport
+        {
             note(packet, other, now);
             count(Counter::MasqueradeHit);
             return Verdict::rewrite(End::Source, flow.addr, flow.port);
@@ -105,6 +110,7 @@ pub(crate) fn direct(packet: &Packet) {
         pad: [0; 2],
     };
     if maps::flow(&key).is_none() {
+        service::goes_direct(packet);
         let value =
             FlowValue { addr: [0; 4], port: [0; 2], flags: FlowFlags::DIRECT, backend: 0, life: 0, seen: ticks() };
         // Without the entry the replies would be masqueraded; the next packet tries again.

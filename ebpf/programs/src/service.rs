@@ -35,27 +35,69 @@ pub(crate) fn forward(packet: &Packet) -> Verdict {
         return Verdict::DROP;
     };
     // The way back first: a flow that can be hit can be answered.
-    let back = FlowKey {
-        src: backend.addr,
-        dst: packet.src,
-        sport: backend.port,
-        dport: packet.sport,
-        proto: packet.proto,
-        kind: FlowKind::Reply as u8,
-        pad: [0; 2],
-    };
-    let mut value =
-        FlowValue { addr: packet.dst, port: packet.dport, flags: 0, backend: id, life: backend.life, seen: 0 };
-    let mut failed = FLOWS.insert(&back, &value, 0).is_err();
-    value.addr = backend.addr;
-    value.port = backend.port;
-    failed |= FLOWS.insert(&key, &value, 0).is_err();
-    if failed {
+    let value =
+        FlowValue { addr: backend.addr, port: backend.port, flags: 0, backend: id, life: backend.life, seen: 0 };
+    if !claim_reply(packet, &value) || FLOWS.insert(&key, &value, 0).is_err() {
         count(Counter::DropFlowInsert);
         return Verdict::DROP;
     }
     count(if moved { Counter::FlowMoved } else { Counter::FlowNew });
     Verdict::rewrite(End::Destination, backend.addr, backend.port)
+}
+
+/// Makes the answers to this flow show the address its client asked for. Whatever else this client port was used for
+/// towards the same endpoint is forgotten: were it hit again, its answers would show the wrong address.
+#[inline(always)]
+fn claim_reply(packet: &Packet, flow: &FlowValue) -> bool {
+    let back = FlowKey {
+        src: flow.addr,
+        dst: packet.src,
+        sport: flow.port,
+        dport: packet.sport,
+        proto: packet.proto,
+        kind: FlowKind::Reply as u8,
+        pad: [0; 2],
+    };
+    let shown = FlowValue { addr: packet.dst, port: packet.dport, ..*flow };
+    if let Some(other) = maps::flow(&back) {
+        let stale = FlowKey { dst: other.addr, dport: other.port, ..packet.key(FlowKind::Service) };
+        if stale.dst != packet.dst || stale.dport != packet.dport {
+            forget(&stale);
+        }
+    }
+    let direct = FlowKey { kind: FlowKind::Masquerade as u8, ..back };
+    if maps::flow(&direct).is_some() {
+        forget(&direct);
+    }
+    FLOWS.insert(&back, &shown, 0).is_ok()
+}
+
+/// A packet goes straight to what may be a service's endpoint: if its client's port came here through the service
+/// before, that is over, and the answers show the endpoint.
+#[inline(always)]
+pub(crate) fn goes_direct(packet: &Packet) {
+    if packet.proto == proto::ICMP {
+        return;
+    }
+    let back = FlowKey {
+        src: packet.dst,
+        dst: packet.src,
+        sport: packet.dport,
+        dport: packet.sport,
+        proto: packet.proto,
+        kind: FlowKind::Reply as u8,
+        pad: [0; 2],
+    };
+    if let Some(other) = maps::flow(&back) {
+        forget(&FlowKey { dst: other.addr, dport: other.port, ..packet.key(FlowKind::Service) });
+        forget(&back);
+    }
+}
+
+/// Removes a flow; one that is gone already is as good.
+#[inline(always)]
+fn forget(key: &FlowKey) {
+    let _ = FLOWS.remove(key);
 }
 
 /// A packet that may be an endpoint's answer to a client whose packets were translated.

@@ -3,6 +3,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use fairlead_abi::proto;
 use fairlead_packet::net;
 
 use crate::maps::{BYPASS, node};
@@ -17,6 +18,9 @@ pub(crate) fn tc_from_pod(mut ctx: TcContext) -> i32 {
     };
     // Pod to pod, the most frequent by far, costs one comparison.
     if net::holds(node!(cluster), packet.dst) {
+        if bypassed() && (packet.proto == proto::UDP || packet.opens()) {
+            service::goes_direct(&packet);
+        }
         return skb::NEXT;
     }
     let verdict = service::forward(&packet);
@@ -37,7 +41,7 @@ pub(crate) fn tc_from_pod(mut ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn tc_to_pod(mut ctx: TcContext) -> i32 {
     // As long as no pod's packets were translated, no reply has to be.
-    if BYPASS.get(0).is_none_or(|bypass| *bypass == 0) {
+    if !bypassed() {
         return skb::NEXT;
     }
     let Some(packet) = skb::read(&ctx) else {
@@ -45,4 +49,10 @@ pub(crate) fn tc_to_pod(mut ctx: TcContext) -> i32 {
     };
     let verdict = service::reply(&packet);
     skb::carry_out(&mut ctx, &packet, verdict)
+}
+
+/// Whether any pod's packets were ever translated here.
+#[inline(always)]
+fn bypassed() -> bool {
+    BYPASS.get(0).is_some_and(|bypass| *bypass != 0)
 }

@@ -70,11 +70,7 @@ fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
 }
 
 #[inline(always)]
-fn rewrite<const UNFINISHED: bool>(
-    ctx: &XdpContext,
-    packet: &Packet,
-    verdict: Verdict,
-) -> Option<()> {
+fn rewrite<const UNFINISHED: bool>(ctx: &XdpContext, packet: &Packet, verdict: Verdict) -> Option<()> {
     let Verdict { end, addr, port, .. } = verdict;
     let icmp = packet.proto == proto::ICMP;
     let (old_addr, old_port, addr_at, port_at) = match end {
