@@ -3,11 +3,19 @@
 //! Everything here is pure: no clock, no network, no store. The API server (`fairlead-apiserver`) serves what this
 //! crate declares; controllers, scheduler and push use the [`client::Client`] trait as an outside client would.
 //!
-//! - [`object`]: an API object as a JSON tree, with typed views through k8s-openapi.
-//! - [`kind`]: what a kind is, and [`registry`], the declarations of all kinds served.
-//! - [`selector`]: label and field selectors.
-//! - [`status`]: errors as the API shows them.
-//! - [`client`]: the client trait.
+//! A request's object comes through in this order:
+//!
+//! 1. [`decode`]: bytes to an [`object::Object`], a JSON tree, as strictly as Go would; or [`patch`], a stored object and
+//!    a document of changes to a new tree.
+//! 2. [`kind`] and [`registry`]: its kind's one declaration: names, views, defaults, validation, columns. What kinds
+//!    share stands in [`defaults`], [`validate`] and [`pod_template`]; what admission adds, in [`admission`].
+//! 3. [`table`], [`scale`]: other views of it; [`status`]: errors as the API shows them.
+//!
+//! [`schema`] holds the types of all kinds and how their lists merge; decoding, patches and [`openapi`] documents read
+//! it. [`discovery`] says what is served, [`selector`] which objects are meant, [`client`] is the door for loops.
+//! [`quantity`] and [`intstr`] are the API's own number formats.
+//!
+//! Invariant: ADMITTED, nothing reaches the store undefaulted or unvalidated; the server keeps it with the parts here.
 #![forbid(unsafe_code)]
 
 pub mod admission;
