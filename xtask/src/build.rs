@@ -155,6 +155,8 @@ fn images() -> Result<(PathBuf, PathBuf)> {
             ("/echo".to_owned(), Content::File(binary("echo")?, 0o755)),
             ("/tmp".to_owned(), Content::Folder(0o1777)),
             ("/etc/passwd".to_owned(), Content::File(b"root:x:0:0:root:/:/bin/sh\n".to_vec(), 0o644)),
+            // The static resolver must not look for plug-ins, of which there are none here.
+            ("/etc/nsswitch.conf".to_owned(), Content::File(b"hosts: files dns\n".to_vec(), 0o644)),
             ("/etc/group".to_owned(), Content::File(b"root:x:0:\n".to_vec(), 0o644)),
         ],
     };

@@ -14,6 +14,9 @@ use crate::{place, run};
 /// What init prints before the name and the exit code of a program that has ended.
 pub(crate) const END_MARK: &str = "== end of ";
 
+/// What init prints first of all.
+pub(crate) const START_MARK: &str = "== start of ";
+
 /// Modules of the tests; a kernel that has one built in needs no file.
 const MODULES: [&str; 7] = ["veth", "dummy", "bridge", "overlay", "sch_ingress", "cls_bpf", "act_bpf"];
 /// busybox commands that init uses.
@@ -62,7 +65,7 @@ fn init(programs: &[&str]) -> String {
     for module in MODULES {
         script.push_str(&format!("modprobe {module} 2>/dev/null\n"));
     }
-    script.push_str("echo \"== $(cat /proc/version)\"\n");
+    script.push_str(&format!("echo \"{START_MARK}$(cat /proc/version)\"\n"));
     for program in programs {
         // The leading line break separates it from whatever a test left unfinished on the console.
         script.push_str(&format!(
