@@ -20,6 +20,8 @@ use crate::server::Server;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections may take to finish once the server ends.
 const GRACE: Duration = Duration::from_secs(3);
+/// How often a silent HTTP/2 peer is asked whether it is there, and how long it may take to say so.
+const ALIVE: Duration = Duration::from_secs(10);
 /// Requests at once over one HTTP/2 connection.
 const STREAMS: u32 = 1000;
 
@@ -75,7 +77,9 @@ async fn connection(
         async move { Ok::<_, std::convert::Infallible>(server.handle(identity, request.map(Body::new)).await) }
     });
     let mut builder = auto::Builder::new(Tracked(tasks));
-    builder.http2().max_concurrent_streams(STREAMS).timer(hyper_util::rt::TokioTimer::new());
+    let mut http2 = builder.http2();
+    http2.max_concurrent_streams(STREAMS).timer(hyper_util::rt::TokioTimer::new());
+    http2.keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE);
     builder.http1().timer(hyper_util::rt::TokioTimer::new());
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);

@@ -1,4 +1,6 @@
 //! `pods/log`, `pods/exec`, `pods/attach`, `pods/portforward`: checked here, answered by the pod's node.
+//!
+//! Here it is decided which container is meant; whether it runs is the node's to say, which knows it first.
 
 use std::sync::Arc;
 
@@ -57,9 +59,6 @@ impl Stream<'_> {
             // Nothing has run yet, so there is nothing to read.
             return Ok(crate::http::respond::text(StatusCode::OK, ""));
         }
-        if let Some(why) = not_started(pod, &container, self.query.flag("previous")) {
-            return Err(Status::bad_request(why));
-        }
         let address = kubelet::address(self.api, pod)?;
         let parts = ["containerLogs", pod.namespace(), pod.name(), &container].map(encode);
         let uri = with_query(&parts, self.raw_query);
@@ -88,10 +87,6 @@ impl Stream<'_> {
             }
             if what == "exec" && self.query.get("command").is_empty() {
                 return Err(Status::bad_request("you must specify at least one command for the container"));
-            }
-            if !is_running(pod, &container) {
-                let why = format!("unable to upgrade connection: container not found (\"{container}\")");
-                return Err(Status::new(Reason::InternalError, why));
             }
             parts.push(encode(&container));
         }
@@ -189,41 +184,6 @@ fn container(pod: &Object, asked: &str) -> Result<String, Status> {
     }
 }
 
-fn status_of<'a>(pod: &'a Object, container: &str) -> Option<&'a Value> {
-    ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"].into_iter().find_map(|list| {
-        let list = pod.at(&["status", list])?.as_array()?;
-        list.iter().find(|one| one["name"] == container)
-    })
-}
-
-fn is_running(pod: &Object, container: &str) -> bool {
-    status_of(pod, container).is_some_and(|status| status["state"]["running"].is_object())
-}
-
-/// Why a container has no log yet.
-fn not_started(pod: &Object, container: &str, previous: bool) -> Option<String> {
-    let status = status_of(pod, container);
-    let name = pod.name();
-    if previous && status.is_none_or(|status| !status["lastState"]["terminated"].is_object()) {
-        return Some(format!("previous terminated container {container:?} in pod {name:?} not found"));
-    }
-    let waiting = status.and_then(|status| status["state"]["waiting"].as_object());
-    let ran = status.is_some_and(|status| status["lastState"]["terminated"].is_object());
-    match (status, waiting) {
-        (None, _) => Some(format!("container {container:?} in pod {name:?} is not available")),
-        (Some(_), Some(waiting)) if !ran => {
-            let reason = waiting.get("reason").and_then(Value::as_str).unwrap_or("ContainerCreating");
-            let what = match reason {
-                "ErrImagePull" => "image can't be pulled".to_owned(),
-                "ImagePullBackOff" => "trying and failing to pull image".to_owned(),
-                reason => reason.to_owned(),
-            };
-            Some(format!("container {container:?} in pod {name:?} is waiting to start: {what}"))
-        }
-        _ => None,
-    }
-}
-
 fn check_log_options(query: &Query) -> Result<(), Status> {
     let mut errors = Vec::new();
     for (name, least) in [("sinceSeconds", 1), ("tailLines", 0), ("limitBytes", 1)] {
@@ -268,16 +228,5 @@ mod tests {
         let annotations = json!({"kubectl.kubernetes.io/default-container": "b"});
         let annotated = pod(json!({"metadata": {"annotations": annotations}, "spec": {"containers": two}}));
         assert_eq!(container(&annotated, "").unwrap(), "b");
-    }
-
-    #[test]
-    fn a_waiting_container_says_why() {
-        let status = json!([{"name": "a", "state": {"waiting": {"reason": "ContainerCreating"}}}]);
-        let tree = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": status}});
-        let pod: Object = serde_json::from_value(tree).unwrap();
-        assert_eq!(
-            not_started(&pod, "a", false).unwrap(),
-            "container \"a\" in pod \"p\" is waiting to start: ContainerCreating"
-        );
     }
 }
