@@ -26,6 +26,9 @@ pub(crate) struct DownArguments {
     purge: bool,
 }
 
+/// Where containerd's CNI library remembers results; it cannot be told otherwise.
+const CNI_RESULTS: &str = "/var/lib/cni/results";
+
 /// How long `up` may take to end what it started.
 const UP_GRACE: Duration = Duration::from_secs(45);
 /// How long a single process may take.
@@ -211,6 +214,18 @@ fn remove_tree(dir: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(dir)
 }
 
+/// The runtime's CNI library remembers each sandbox until it is deleted in order; those that ended otherwise are told by
+/// the network namespace in them, which lay in our directory.
+fn forget_cni_results(layout: &Layout) {
+    let ours = layout.containerd().join("state").display().to_string();
+    for entry in std::fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
+        if std::fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&ours)) {
+            // Left behind it would only be litter.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn forget_runtime(layout: &Layout) -> Result<()> {
     let root = layout.containerd().join("root");
     std::fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
@@ -239,8 +254,9 @@ fn remove_files(layout: &Layout, purge: bool) -> Result<()> {
             _ => {}
         }
     }
-    // containerd keeps its shims' sockets here whatever it is told; the directories go if nobody else uses them.
-    for shared in ["/run/containerd/s", "/run/containerd"] {
+    forget_cni_results(layout);
+    // Where containerd and its CNI library keep things whatever they are told; the directories go if nobody uses them.
+    for shared in ["/run/containerd/s", "/run/containerd", CNI_RESULTS, "/var/lib/cni"] {
         let _ = std::fs::remove_dir(shared);
     }
     Ok(())

@@ -14,6 +14,7 @@ pub(crate) struct Progress {
 /// A step that has begun.
 #[derive(Debug)]
 pub(crate) struct Step {
+    progress: Progress,
     title: String,
     began: Instant,
     bar: Option<ProgressBar>,
@@ -36,14 +37,13 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(80));
             bar
         });
-        Step { title, began: Instant::now(), bar }
+        Step { progress: self.clone(), title, began: Instant::now(), bar }
     }
 
     /// Says something between steps.
     pub(crate) fn say(&self, line: impl AsRef<str>) {
         match &self.bars {
-            // The terminal may be gone; there is nowhere else to say so.
-            Some(bars) => drop(bars.println(line)),
+            Some(bars) => bars.suspend(|| println!("{}", line.as_ref())),
             None => println!("{}", line.as_ref()),
         }
     }
@@ -53,13 +53,10 @@ impl Step {
     /// It is done; `detail` says with what result.
     pub(crate) fn done(self, detail: impl std::fmt::Display) {
         let line = format!("{:<16} {detail} ({:.2} s)", self.title, self.began.elapsed().as_secs_f64());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_style(ProgressStyle::with_template("✓ {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
-                bar.finish_with_message(line);
-            }
-            None => println!("{line}"),
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
+        self.progress.say(line);
     }
 }
 
