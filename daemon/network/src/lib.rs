@@ -27,7 +27,7 @@ use ipnet::Ipv4Net;
 
 pub use crate::error::NetworkError;
 pub use crate::ipam::Attachment;
-pub use crate::uplink::default_uplink;
+pub use crate::uplink::{check_cidr, default_uplink};
 
 use crate::ipam::Ipam;
 use crate::netlink::{LinkInfo, Netlink};

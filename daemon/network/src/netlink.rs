@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::error::NetworkError;
@@ -193,15 +193,25 @@ impl Netlink {
         tolerate(removed, libc::ESRCH).map_err(refused(format!("remove the route to {network}")))
     }
 
-    /// Index of the interface the IPv4 default route of the lowest metric uses.
-    pub(crate) async fn default_interface(&self) -> Result<Option<u32>, NetworkError> {
+    /// Whether the main table has a route inside that network.
+    pub(crate) async fn routes_inside(&self, network: Ipv4Net) -> Result<bool, NetworkError> {
+        let inside = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet(to)) if network.contains(to));
+        Ok(self.routes().await?.iter().any(|route| route.attributes.iter().any(inside)))
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
         let any = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes: Vec<_> =
             self.handle.route().get(any).execute().try_collect().await.map_err(refused("list the routes"))?;
+        Ok(routes.into_iter().filter(|route: &RouteMessage| route.header.table == libc::RT_TABLE_MAIN).collect())
+    }
+
+    /// Index of the interface the IPv4 default route of the lowest metric uses.
+    pub(crate) async fn default_interface(&self) -> Result<Option<u32>, NetworkError> {
+        let routes = self.routes().await?;
         let candidates = routes.iter().filter(|route| {
             route.header.destination_prefix_length == 0
                 && route.header.kind == RouteType::Unicast
-                && route.header.table == libc::RT_TABLE_MAIN
                 && !route.attributes.iter().any(|a| matches!(a, RouteAttribute::Destination(RouteAddress::Inet(_))))
         });
         let ranked = candidates.filter_map(|route| {
@@ -220,7 +230,7 @@ impl Netlink {
     }
 }
 
-fn unreachable(network: Ipv4Net) -> netlink_packet_route::route::RouteMessage {
+fn unreachable(network: Ipv4Net) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(network.network(), network.prefix_len())
         .kind(RouteType::Unreachable)

@@ -62,6 +62,18 @@ pub(crate) fn claim_cidr(state_dir: &Path, network: Ipv4Net) -> Result<(), Netwo
     Ok(())
 }
 
+/// Refuses pod addresses that somebody else on this machine routes already, before anything is made. An instance that has
+/// its network keeps it.
+pub fn check_cidr(state_dir: &Path, cluster: Ipv4Net) -> Result<(), NetworkError> {
+    if !load(state_dir).networks.is_empty() {
+        return Ok(());
+    }
+    match netlink::run(|netlink| async move { netlink.routes_inside(cluster).await })? {
+        true => Err(NetworkError::CidrInUse(cluster)),
+        false => Ok(()),
+    }
+}
+
 /// Puts everything back as it was.
 pub(crate) fn release(state_dir: &Path) -> Result<Vec<String>, NetworkError> {
     let claims = load(state_dir);

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fairlead_network::{Config, Network, NetworkError, Request, remove_all};
+use fairlead_network::{Config, Network, NetworkError, Request, check_cidr, remove_all};
 use nix::sched::{CloneFlags, unshare};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -216,8 +216,12 @@ fn two_instances_do_not_share_addresses() {
     let node = Namespace::new();
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     node.run(move || {
+        let cluster = "10.99.0.0/16".parse().unwrap();
+        check_cidr(one.path(), cluster).unwrap();
         Network::open(config(one.path())).unwrap();
         Network::open(config(one.path())).unwrap();
+        check_cidr(one.path(), cluster).unwrap();
+        assert!(matches!(check_cidr(two.path(), cluster), Err(NetworkError::CidrInUse(_))));
         let error = Network::open(config(two.path())).unwrap_err();
         assert!(matches!(error, NetworkError::CidrInUse(_)), "{error}");
         remove_all(two.path()).unwrap();

@@ -27,6 +27,7 @@ pub(super) fn run(arguments: &UpArguments, layout: &Layout) -> Result<Plan> {
     let node_name = node_name(arguments)?;
     networks(arguments, &interfaces)?;
     ports(arguments, layout)?;
+    fairlead_network::check_cidr(&layout.network(), arguments.cluster_cidr)?;
     let control_program = control_program()?;
     match &arguments.runtime_endpoint {
         Some(socket) => endpoint(socket)?,
