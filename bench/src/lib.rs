@@ -1,1 +1,36 @@
-//! Not written yet.
+//! What the benchmarks have in common: services in any number.
+//!
+//! One file per hot path in `benches/`. Functions are measured with criterion; `packet` measures the loaded programs
+//! themselves and needs root.
+
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
+
+/// The `number`-th service: a ClusterIP of its own, and endpoints `first..first + endpoints` of a network of its own.
+pub fn service(number: u32, first: u32, endpoints: u32) -> Service {
+    let endpoint = |end: u32| Endpoint {
+        address: SocketAddr::from((Ipv4Addr::from(0x0af4_0000 + number * 64 + end), 8080)),
+        ready: true,
+        serving: true,
+        terminating: false,
+        local: true,
+    };
+    Service {
+        name: ServiceName { namespace: "bench".into(), name: format!("s{number}") },
+        cluster_ips: vec![IpAddr::V4(Ipv4Addr::from(0x0a60_0001 + number))],
+        external_ips: Vec::new(),
+        affinity: None,
+        internal_local: false,
+        external_local: false,
+        ports: vec![Port {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+            endpoints: (first..first + endpoints).map(endpoint).collect(),
+        }],
+    }
+}

@@ -32,10 +32,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use fairlead_source::{Service, ServiceName};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -220,14 +220,24 @@ impl Datapath {
     pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
         let mut out = vec![0; packet.len() + 256];
         let options = TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = self.test_run(name, options)?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value, out))
+    }
+
+    /// The mean time of a run over many on the same buffer: what one run leaves is what the next one gets.
+    pub fn time(&mut self, name: &'static str, packet: &[u8], repeat: u32) -> Result<Duration, DatapathError> {
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
+        Ok(self.test_run(name, options)?.duration)
+    }
+
+    fn test_run(&mut self, name: &'static str, options: TestRunOptions<'_>) -> Result<TestRunResult, DatapathError> {
         let result = if loader::XDP.contains(&name) {
             loader::program::<Xdp>(&mut self.ebpf, name)?.test_run(options)
         } else {
             loader::program::<SchedClassifier>(&mut self.ebpf, name)?.test_run(options)
         };
-        let result = result.map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })?;
-        out.truncate(result.data_size_out as usize);
-        Ok((result.return_value, out))
+        result.map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })
     }
 
     fn plan(&mut self, name: &ServiceName, report: &mut SyncReport) -> Result<(), DatapathError> {

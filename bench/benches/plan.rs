@@ -1,0 +1,58 @@
+//! Planning map writes: one endpoint change must cost the same with one service as with many.
+
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use fairlead_bench::service;
+use fairlead_datapath::tables::{Capacity, Tables};
+use fairlead_datapath::wants;
+
+const CAPACITY: Capacity = Capacity { services: 131_072, backends: 524_288, slots: 4_194_304 };
+
+/// Tables with this many services of two endpoints.
+fn filled(services: u32) -> Tables {
+    let mut tables = Tables::new(CAPACITY);
+    for number in 0..services {
+        let service = service(number, 0, 2);
+        tables.plan(&service.name, &wants(&service, &[]), Instant::now());
+    }
+    tables
+}
+
+fn one_endpoint(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("plan_one_endpoint");
+    for services in [1u32, 1000, 10_000, 100_000] {
+        let mut tables = filled(services);
+        let mut round = 0;
+        let mut now = Instant::now();
+        group.bench_function(BenchmarkId::from_parameter(services), |bencher| {
+            bencher.iter(|| {
+                round += 1;
+                now += Duration::from_secs(6);
+                let service = service(services / 2, round % 2, 2);
+                tables.plan(&service.name, &wants(&service, &[]), now)
+            });
+        });
+    }
+    group.finish();
+}
+
+fn everything(criterion: &mut Criterion) {
+    let services: Vec<_> = (0..10_000).map(|number| service(number, 0, 2)).collect();
+    criterion.bench_function("plan_10000_services", |bencher| {
+        bencher.iter_batched(
+            || Tables::new(CAPACITY),
+            |mut tables| {
+                let now = Instant::now();
+                services
+                    .iter()
+                    .map(|service| tables.plan(&service.name, &wants(service, &[]), now).0.len())
+                    .sum::<usize>()
+            },
+            BatchSize::LargeInput,
+        );
+    });
+}
+
+criterion_group!(benches, one_endpoint, everything);
+criterion_main!(benches);
