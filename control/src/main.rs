@@ -8,15 +8,28 @@ mod config;
 mod feed;
 mod run;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Cli, Command, LogFormat};
+use crate::config::{Cli, Command, LogFormat, Options};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let Command::Run(options) = cli.command;
     log(options.log_format);
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line with the chain of causes, whatever the environment says about backtraces.
+            eprintln!("fairlead-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Box<Options>) -> anyhow::Result<()> {
     // One provider for every TLS user in the process; a second installation would be a bug of ours.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("control").build()?;

@@ -33,6 +33,7 @@ const PUSH: &str = "/fairlead.push.v1.Push/";
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(options: Box<Options>) -> Result<()> {
     check_ranges(&options)?;
+    let controllers = controllers_config(&options)?;
     let listener = bind(options.bind).await?;
     let store: Arc<dyn Store> = Arc::new(open_store(&options.data_dir)?);
     let advertised = match options.advertise_address {
@@ -61,7 +62,8 @@ pub(crate) async fn run(options: Box<Options>) -> Result<()> {
     bootstrap::namespaces(&*client).await.context("cannot create the first namespaces")?;
     let service = bootstrap::kubernetes_service(&*client, &options.service_cidr, advertised, port).await;
     service.context("cannot create Service default/kubernetes")?;
-    let mut failures = start_loops(&options, &pki, &client, &loops, &loops_shutdown);
+    let controllers = fairlead_controllers::Config { root_ca: pki.ca.clone(), ..controllers };
+    let mut failures = start_loops(controllers, &client, &loops, &loops_shutdown);
     server.set_ready();
     println!("ready");
     tracing::info!(address = %options.bind, advertised = %advertised, "ready");
@@ -85,19 +87,12 @@ pub(crate) async fn run(options: Box<Options>) -> Result<()> {
 
 /// Controllers and scheduler; what cannot run at all comes out of the channel.
 fn start_loops(
-    options: &Options,
-    pki: &Pki,
+    config: fairlead_controllers::Config,
     client: &Arc<dyn Client>,
     loops: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> tokio::sync::mpsc::Receiver<anyhow::Error> {
     let (failed, failures) = tokio::sync::mpsc::channel(1);
-    let config = fairlead_controllers::Config {
-        cluster_cidr: options.cluster_cidr,
-        root_ca: pki.ca.clone(),
-        disabled: options.disable_controller.iter().cloned().collect(),
-        now: Timestamp::now,
-    };
     let (controllers_client, until) = (client.clone(), shutdown.clone());
     loops.spawn(async move {
         if let Err(error) = Controllers::run(config, controllers_client, until.clone()).await {
@@ -111,6 +106,20 @@ fn start_loops(
     let config = fairlead_scheduler::Config { now: Timestamp::now };
     loops.spawn(Scheduler::run(config, client.clone(), shutdown.clone()));
     failures
+}
+
+/// What the controllers are to do; the CA is filled in once it is there.
+fn controllers_config(options: &Options) -> Result<fairlead_controllers::Config> {
+    if let Some(name) = options.disable_controller.iter().find(|name| !Controllers::names().any(|one| one == **name)) {
+        let known = Controllers::names().collect::<Vec<_>>().join(", ");
+        bail!("--disable-controller {name}: there is no such controller; there are {known}");
+    }
+    Ok(fairlead_controllers::Config {
+        cluster_cidr: options.cluster_cidr,
+        root_ca: String::new(),
+        disabled: options.disable_controller.iter().cloned().collect(),
+        now: Timestamp::now,
+    })
 }
 
 /// Tells push who is calling, in its own words.
