@@ -222,15 +222,15 @@ impl<K: Clone + Eq + Hash> Inner<K> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_key_waits_once_and_is_worked_on_by_one() {
+    #[test]
+    fn a_key_waits_once_and_is_worked_on_by_one() {
         let queue = Queue::default();
         queue.add("a");
         queue.add("a");
         queue.add("b");
-        assert_eq!(queue.next().await, "a");
+        assert_eq!(queue.try_next(), Some("a"));
         queue.add("a");
-        assert_eq!(queue.next().await, "b");
+        assert_eq!(queue.try_next(), Some("b"));
         assert_eq!(queue.try_next(), None, "`a` is in work");
         queue.done(&"a");
         assert_eq!(queue.try_next(), Some("a"), "`a` was added while it was in work");
@@ -239,42 +239,45 @@ mod tests {
         assert!(queue.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_earliest_pause_counts() {
+    #[test]
+    fn the_earliest_pause_counts() {
         let queue = Queue::default();
         let start = Instant::now();
-        queue.add_after("a", Duration::from_secs(10));
-        queue.add_after("a", Duration::from_secs(2));
-        queue.add_after("a", Duration::from_secs(5));
-        assert_eq!(queue.next().await, "a");
-        assert_eq!(start.elapsed().as_secs(), 2);
-        queue.done(&"a");
-        tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(queue.try_next(), None, "the later pauses are gone");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_back_off_until_forgotten() {
-        let queue = Queue::default();
-        let mut pauses = Vec::new();
-        for _ in 0..16 {
-            let start = Instant::now();
-            queue.add_limited("a");
-            assert_eq!(queue.next().await, "a");
-            queue.done(&"a");
-            pauses.push(start.elapsed().as_millis());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut inner = queue.lock();
+        for seconds in [10, 2, 5] {
+            inner.delay("a", after(seconds));
         }
-        assert_eq!(pauses[..4], [5, 10, 20, 40]);
-        assert_eq!(pauses[15], 60_000);
-        queue.forget(&"a");
-        let start = Instant::now();
-        queue.add_limited("a");
-        queue.next().await;
-        assert_eq!(start.elapsed().as_millis(), 5);
+        inner.ripen(after(1));
+        assert_eq!(inner.take(), None);
+        inner.ripen(after(2));
+        assert_eq!(inner.take(), Some("a"));
+        inner.working.clear();
+        inner.ripen(after(60));
+        assert_eq!(inner.take(), None, "the later pauses are gone");
     }
 
     #[test]
-    fn pauses_never_overflow() {
-        assert_eq!(Limits::default().pause(u32::MAX), Duration::from_secs(60));
+    fn failures_back_off_until_forgotten() {
+        let queue = Queue::default();
+        let failures = |queue: &Queue<&str>| queue.lock().failures.get("a").copied();
+        for _ in 0..16 {
+            queue.add_limited("a");
+        }
+        assert_eq!(failures(&queue), Some(16));
+        queue.forget(&"a");
+        assert_eq!(failures(&queue), None);
+        let pauses = [1, 2, 3, 4, 16, u32::MAX].map(|failures| Limits::default().pause(failures).as_millis());
+        assert_eq!(pauses, [5, 10, 20, 40, 60_000, 60_000]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_waits_is_woken() {
+        let queue = Queue::default();
+        let (key, ()) = tokio::join!(queue.next(), async {
+            tokio::task::yield_now().await;
+            queue.add_after("a", Duration::from_millis(1));
+        });
+        assert_eq!(key, "a");
     }
 }

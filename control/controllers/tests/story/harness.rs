@@ -19,12 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long anything may take.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     pub(crate) client: Arc<dyn Client>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Ends loops and scheduler alone.
+    loops: CancellationToken,
 }
 
 impl Cluster {
@@ -32,22 +34,34 @@ impl Cluster {
     pub(crate) async fn start(nodes: &[&str]) -> Result<Self> {
         let client: Arc<dyn Client> = Arc::new(LocalClient::memory().await);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let mut cluster = Self { client, tasks, shutdown, loops: CancellationToken::new() };
+        cluster.start_loops()?;
+        for name in nodes {
+            cluster.node(name, "4", "8Gi").await?;
+        }
+        cluster.tasks.spawn(pretend(cluster.client.clone(), cluster.shutdown.clone()));
+        Ok(cluster)
+    }
+
+    fn start_loops(&mut self) -> Result<()> {
         let config = Config {
             cluster_cidr: "10.244.0.0/16".parse()?,
             root_ca: "the authority".to_owned(),
             disabled: BTreeSet::new(),
             now: Timestamp::now,
         };
-        let loops = Controllers::run(config, client.clone(), shutdown.clone());
-        tasks.spawn(async move { loops.await.expect("the configuration is good") });
+        self.loops = self.shutdown.child_token();
+        let loops = Controllers::run(config, self.client.clone(), self.loops.clone());
+        self.tasks.spawn(async move { loops.await.expect("the configuration is good") });
         let scheduler = fairlead_scheduler::Config { now: Timestamp::now };
-        tasks.spawn(Scheduler::run(scheduler, client.clone(), shutdown.clone()));
-        let cluster = Self { client, tasks, shutdown };
-        for name in nodes {
-            cluster.node(name, "4", "8Gi").await?;
-        }
-        cluster.tasks.spawn(pretend(cluster.client.clone(), cluster.shutdown.clone()));
-        Ok(cluster)
+        self.tasks.spawn(Scheduler::run(scheduler, self.client.clone(), self.loops.clone()));
+        Ok(())
+    }
+
+    /// Ends loops and scheduler wherever they are, and starts new ones that know nothing.
+    pub(crate) fn restart_loops(&mut self) -> Result<()> {
+        self.loops.cancel();
+        self.start_loops()
     }
 
     /// Ends everything, in the time that a shutdown may take.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use fairlead_api::client::Propagation;
+use fairlead_api::client::{Patch, Propagation};
 use fairlead_api::{Object, registry};
 use harness::Cluster;
 use serde_json::{Value, json};
@@ -229,6 +229,30 @@ async fn a_pod_that_fits_nowhere_waits_with_a_reason_until_there_is_room() -> Re
         .await?;
     let cidrs: BTreeSet<_> = nodes.iter().map(|node| node.str_at(&["spec", "podCIDR"])).collect();
     assert_eq!(cidrs, BTreeSet::from(["10.244.0.0/24", "10.244.1.0/24"]));
+    cluster.stop().await
+}
+
+/// `LEVEL`: new loops go on from what they see, wherever the ones before them ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn level_a_rollout_survives_the_loops() -> Result<()> {
+    let mut cluster = Cluster::start(&["a", "b"]).await?;
+    cluster.create(&registry::DEPLOYMENT, deployment("web", 8, "image:1")).await?;
+    cluster.create(&registry::SERVICE, service("web")).await?;
+    cluster.until("pods run", &registry::POD, "default", |pods| running(pods, "image:1") == 8).await?;
+    for image in ["image:2", "image:3", "image:4"] {
+        let patch = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]);
+        cluster.client.patch(&registry::DEPLOYMENT, "default", "web", Patch::Json(patch), None).await?;
+        cluster.until("the rollout is under way", &registry::POD, "default", |pods| running(pods, image) > 0).await?;
+        cluster.restart_loops()?;
+    }
+    cluster
+        .until("the last image runs alone", &registry::POD, "default", |pods| {
+            running(pods, "image:4") == 8 && pods.len() == 8
+        })
+        .await?;
+    cluster
+        .until("and is reached", &registry::ENDPOINT_SLICE, "default", |slices| addresses(slices, "web").len() == 8)
+        .await?;
     cluster.stop().await
 }
 
