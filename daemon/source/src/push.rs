@@ -20,7 +20,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::report::{self, Outcome, Report, ReportError, Reporter};
 use crate::source::{Feed, Source, feed};
 
-mod decode;
+pub mod decode;
 mod pause;
 mod stream;
 

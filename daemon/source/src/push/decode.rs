@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::update::{Item, ObjectName, Rejected, Update};
 
 /// Reads a message. What cannot be read is in `rejected`, the rest stands (`LAST-GOOD`).
-pub(super) fn update(message: v1::Update, first: bool) -> Update {
+pub fn update(message: v1::Update, first: bool) -> Update {
     let mut update = Update {
         revision: message.revision,
         snapshot: message.snapshot,
