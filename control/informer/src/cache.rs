@@ -6,6 +6,9 @@
 //!
 //! Invariant: after [`Cache::settled`] returns for the revision of a write, reads see that write.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
