@@ -11,12 +11,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    ObjectReference,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::outbox::Kind;
 pub(crate) use facts::{Facts, read as read_facts};
 
 /// Between two looks at the node's health.
@@ -56,7 +58,9 @@ pub(crate) async fn run(context: Arc<Context>, facts: Facts, port: u16, shutdown
         let conditions = conditions(&health, facts::pressure(&context.config.data_dir), &context, &before, now);
         let status = status(&context, &facts, port, conditions, images);
         let first = reported.is_none();
-        if first || changed(reported.as_ref(), &status) || now.duration_since(reported_at) > AGAIN {
+        tell(&context, first, &before, status.conditions.as_deref().unwrap_or_default());
+        let due = now.duration_since(reported_at) > AGAIN || contradicted(&context, &status);
+        if first || due || changed(reported.as_ref(), &status) {
             let node = node(&context, &facts, status.clone());
             if first {
                 context.outbox.register(node.clone());
@@ -88,6 +92,37 @@ fn changed(before: Option<&NodeStatus>, now: &NodeStatus) -> bool {
         status
     };
     before.is_none_or(|before| still(before) != still(now))
+}
+
+/// Whether the API shows another readiness than ours: somebody took the node for lost.
+fn contradicted(context: &Context, status: &NodeStatus) -> bool {
+    let ready = |status: &NodeStatus| {
+        let conditions = status.conditions.iter().flatten();
+        conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.clone())
+    };
+    let shown = context.view().node().and_then(|node| node.status.as_ref().and_then(ready));
+    shown.is_some_and(|shown| Some(shown) != ready(status))
+}
+
+/// Records the events of a node's life.
+fn tell(context: &Context, first: bool, before: &[NodeCondition], now: &[NodeCondition]) {
+    let name = &context.config.node_name;
+    let about = ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(name.clone()),
+        uid: Some(name.clone()),
+        ..Default::default()
+    };
+    if first {
+        context.outbox.event(Kind::Normal, about.clone(), "Starting", "Starting kubelet.");
+    }
+    let ready = |list: &[NodeCondition]| list.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let reason = match (ready(before), ready(now)) {
+        (false, true) => "NodeReady",
+        (true, false) => "NodeNotReady",
+        _ => return,
+    };
+    context.outbox.event(Kind::Normal, about, reason, &format!("Node {name} status is now: {reason}"));
 }
 
 async fn images(context: &Context) -> Vec<ContainerImage> {

@@ -160,7 +160,14 @@ fn unsettled(batch: &[Report], outcomes: &[Outcome]) -> Vec<Report> {
     for (index, report) in batch.iter().enumerate() {
         match outcomes.get(index) {
             Some(outcome) if outcome.is_transient() => again.push(report.clone()),
-            Some(outcome) if outcome.is_ok() || outcome.is_gone() || outcome.is_conflict() => {}
+            Some(outcome) if outcome.is_gone() => {
+                // A node that somebody deleted comes back while its daemon runs.
+                if let Report::NodeStatus(node) = report {
+                    again.push(Report::RegisterNode(node.clone()));
+                    again.push(report.clone());
+                }
+            }
+            Some(outcome) if outcome.is_ok() || outcome.is_conflict() => {}
             Some(outcome) => {
                 warn!(report = name_of(report), code = outcome.code, error = %outcome.message, "a report was refused");
             }

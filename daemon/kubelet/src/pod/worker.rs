@@ -179,13 +179,13 @@ impl Worker {
                     let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0);
                     self.end(SignedDuration::from_secs(grace), now);
                 }
-                // A status of others (conditions they own) is taken over; ours stays.
-                let mine = self.status.conditions.get_or_insert_default();
-                for theirs in pod.status.iter().flat_map(|status| status.conditions.iter().flatten()) {
-                    if !status::is_ours(&theirs.type_) {
-                        mine.retain(|condition| condition.type_ != theirs.type_);
-                        mine.push(theirs.clone());
-                    }
+                self.take_status(&pod);
+                let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+                if told(&pod) != told(&self.pod) {
+                    // Downward volumes show them.
+                    self.pod = pod;
+                    self.refresh();
+                    return;
                 }
                 self.pod = pod;
             }
@@ -196,6 +196,26 @@ impl Worker {
                     self.end(grace, now);
                 }
             }
+        }
+    }
+
+    /// Takes over the conditions that others own, and contradicts whoever changed one of ours: the node loop does, when
+    /// the node was silent for too long.
+    fn take_status(&mut self, pod: &Pod) {
+        let theirs = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mine = self.status.conditions.get_or_insert_default();
+        let mut contradicted = false;
+        for condition in theirs {
+            let known = mine.iter().find(|known| known.type_ == condition.type_);
+            if status::is_ours(&condition.type_) {
+                contradicted |= known.is_some_and(|known| known.status != condition.status);
+            } else if known != Some(condition) {
+                mine.retain(|known| known.type_ != condition.type_);
+                mine.push(condition.clone());
+            }
+        }
+        if contradicted && !self.memory.cleaned {
+            self.context.outbox.pod_status(&self.name, self.status.clone());
         }
     }
 
