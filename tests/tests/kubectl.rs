@@ -71,7 +71,8 @@ fn deploys(kubectl: &Kubectl) -> Result<()> {
     let all = kubectl.run(&["get", "all", "-A", "-o", "wide"])?;
     has(&all, &["pod/echo-", "service/echo-node", "deployment.apps/echo", "3/3", "replicaset.apps/echo-", "Running"])?;
     has(&kubectl.run(&["describe", "deployment", "echo"])?, &["ScalingReplicaSet", "MinimumReplicasAvailable"])?;
-    has(&kubectl.run(&["describe", "pod", "-l", "app=echo"])?, &["Scheduled", "Pulled", "Started", "QoS Class:"])?;
+    let pod = kubectl.run(&["get", "pods", "-l", "app=echo", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    has(&kubectl.run(&["describe", "pod", &pod])?, &["Scheduled", "Pulled", "Started", "QoS Class:"])?;
     has(&kubectl.run(&["describe", "service", "echo"])?, &["Endpoints:", ":8080"])?;
     has(&kubectl.run(&["get", "endpointslices", "-l", "kubernetes.io/service-name=echo"])?, &["IPv4", "8080"])
 }
@@ -98,16 +99,21 @@ fn reads_and_enters(kubectl: &Kubectl) -> Result<()> {
 }
 
 fn scales(kubectl: &Kubectl) -> Result<()> {
-    for replicas in ["5", "0", "3"] {
+    for replicas in [5, 0, 3] {
         kubectl.run(&["scale", "deployment/echo", &format!("--replicas={replicas}")])?;
-        wait_for(&format!("{replicas} pods"), MINUTE, || {
-            let pods = kubectl.run(&["get", "pods", "-l", "app=echo", "--no-headers"])?;
-            let ready = pods.lines().filter(|line| line.contains("1/1")).count();
-            ensure!(pods.lines().count() == ready && ready.to_string() == replicas, "{pods}");
-            Ok(())
-        })?;
+        settles_at(kubectl, replicas)?;
     }
     kubectl.run(&["rollout", "status", "deployment/echo", "--timeout=60s"]).map(drop)
+}
+
+/// Waits until this many pods are there, all of them ready and none on its way out.
+fn settles_at(kubectl: &Kubectl, replicas: usize) -> Result<()> {
+    wait_for(&format!("{replicas} pods"), MINUTE, || {
+        let pods = kubectl.run(&["get", "pods", "-l", "app=echo", "--no-headers"])?;
+        let running = pods.lines().filter(|line| line.contains("1/1") && line.contains("Running")).count();
+        ensure!(pods.lines().count() == running && running == replicas, "{pods}");
+        Ok(())
+    })
 }
 
 fn rolls_out(kubectl: &Kubectl) -> Result<()> {
@@ -129,6 +135,7 @@ fn rolls_out(kubectl: &Kubectl) -> Result<()> {
 }
 
 fn watches_a_pod_go(kubectl: &Kubectl) -> Result<()> {
+    settles_at(kubectl, 3)?;
     let pod = kubectl.run(&["get", "pods", "-l", "app=echo", "-o", "jsonpath={.items[0].metadata.name}"])?;
     let mut watch = kubectl.command(&["get", "pods", "-w", "-l", "app=echo"]).stdout(Stdio::piped()).spawn()?;
     let lines = BufReader::new(watch.stdout.take().context("a pipe")?).lines();
