@@ -526,7 +526,7 @@ fn adoption(world: &mut World) -> Result<()> {
     still_open(&mut open_before).context("after kill -9")?;
     still_open(&mut open_during).context("after kill -9")?;
     even(90, || tcp(VIP))?;
-    world.outside.run(|| even(300, || tcp(NODE_PORT)))?;
+    world.outside.run(|| even(1000, || tcp(NODE_PORT)))?;
 
     let mut datapath = open(&bpffs, world.sandbox.cgroup(), &pods)?;
     let report = datapath.sync_all(services(&PODS))?;

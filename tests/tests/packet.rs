@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use fairlead_datapath::{Config, Datapath};
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
+use fairlead_tests::harness::namespace::Namespace;
 use fairlead_tests::harness::packet::{Frame, ICMP, TCP, UDP, check_at};
 use fairlead_tests::harness::sandbox::Sandbox;
 use fairlead_tests::harness::suite;
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
             ("counted_a_cluster_ip_without_endpoints_drops", no_endpoints),
             ("a_removed_endpoint_keeps_its_connections_and_gets_no_new_ones", draining),
             ("one_client_port_through_two_services_is_answered_by_the_one_it_asked", two_services),
+            ("pods_leave_behind_the_uplink_and_are_found_again", masquerade),
+            ("counted_a_destination_without_a_free_port_drops", masquerade_full),
             ("random_packets_go_where_the_model_says", random),
         ],
     )
@@ -60,9 +63,12 @@ fn main() -> ExitCode {
 impl Subject {
     fn new() -> Result<Self> {
         let sandbox = Sandbox::new()?;
+        // A test run's packets come from the loopback interface, which is the uplink of this namespace.
+        Namespace::new()?.enter()?;
         let mut config = Config::new(sandbox.bpffs(), sandbox.cgroup());
         config.node_addresses = vec![NODE];
         let mut datapath = Datapath::open(config).context("cannot open the data path")?;
+        datapath.attach_uplink("lo")?;
         datapath.sync_all(Vec::new())?;
         Ok(Self { datapath, sandbox, next_port: 40_000 })
     }
@@ -318,6 +324,63 @@ fn two_services(subject: &mut Subject) -> Result<()> {
             ensure!(back.src == dst, "{dst:?} was answered as {:?}", back.src);
         }
     }
+    Ok(())
+}
+
+fn masquerade(subject: &mut Subject) -> Result<()> {
+    subject.services(Vec::new())?;
+    for (into, pass) in [("xdp_service", PASS), ("xdp_service_veth", PASS), ("tc_uplink_in", NEXT)] {
+        for (proto, flags, answer) in [(TCP, SYN, SYN | ACK), (UDP, 0, 0), (ICMP, 8, 0)] {
+            let there = (CLIENT, if proto == ICMP { 0 } else { 443 });
+            let frame = Frame { proto, src: (POD, subject.port()), dst: there, flags, payload: 7 };
+            let (verdict, out) = subject.run("tc_uplink_out", frame)?;
+            ensure!(verdict == NEXT && out.src.0 == Ipv4Addr::LOCALHOST && out.src.1 >= 61_000, "{frame:?}: {out:?}");
+            ensure!(
+                out.dst == frame.dst && subject.run("tc_uplink_out", frame)?.1 == out,
+                "the second left differently"
+            );
+            let mut reply = Frame { src: there, dst: out.src, flags: answer, ..frame };
+            let mut expected = Frame { dst: frame.src, ..reply };
+            if proto == ICMP {
+                (reply.src.1, reply.dst.1) = (out.src.1, 0);
+                (expected.src.1, expected.dst.1) = (frame.src.1, 0);
+            }
+            let (verdict, back) = subject.run(into, reply)?;
+            ensure!(verdict == pass && back == expected, "{into} on {reply:?}: {verdict} {back:?}");
+        }
+    }
+    // Who asks a pod by its own address is answered by it.
+    let asked = Frame { proto: UDP, src: (CLIENT, 7777), dst: (POD, 8080), flags: 0, payload: 0 };
+    ensure!(subject.run("xdp_service", asked)? == (PASS, asked));
+    let answer = Frame { src: asked.dst, dst: asked.src, ..asked };
+    ensure!(subject.run("tc_uplink_out", answer)? == (NEXT, answer));
+    // Pods of other nodes see each other as they are.
+    let near = Frame { dst: (Ipv4Addr::new(10, 244, 9, 9), 80), ..answer };
+    ensure!(subject.run("tc_uplink_out", near)? == (NEXT, near));
+    Ok(())
+}
+
+fn masquerade_full(subject: &mut Subject) -> Result<()> {
+    let there = (Ipv4Addr::new(203, 0, 113, 9), 443);
+    let (mut left, mut dropped) = (std::collections::BTreeSet::new(), 0);
+    let counted = subject.counted("drop_no_masquerade_port", |subject| {
+        for port in 10_000..16_000 {
+            let frame = Frame { proto: UDP, src: (POD, port), dst: there, flags: 0, payload: 0 };
+            match subject.run("tc_uplink_out", frame)? {
+                (2, _) => dropped += 1,
+                (_, out) => ensure!(left.insert(out.src.1), "port {} was given twice", out.src.1),
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(
+        left.len() > 4000 && dropped > 0 && counted == dropped,
+        "{} left, {dropped} dropped, {counted}",
+        left.len()
+    );
+    // Another destination has all ports to itself.
+    let other = Frame { proto: UDP, src: (POD, 1), dst: (there.0, 444), flags: 0, payload: 0 };
+    ensure!(subject.run("tc_uplink_out", other)?.0 == NEXT);
     Ok(())
 }
 
