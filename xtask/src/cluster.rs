@@ -42,16 +42,17 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<()> {
     }
     setup::ensure(&[setup::Need::Build, setup::Need::Run])?;
     let built = build::all(build::Profile::Release)?;
-    let data_dir = place::absolute(&arguments.data_dir);
+    let (data_dir, args) = with_data_dir(&arguments.data_dir, &arguments.args);
     let fairlead = |verb: &[&str]| {
         let mut command = Command::new(&built.fairlead);
         command.args(verb).stdin(Stdio::null());
         command
     };
-    foreground(fairlead(&["up", "--detach", "--data-dir"]).arg(&data_dir).args(&arguments.args))?;
+    foreground(fairlead(&["up", "--detach", "--data-dir"]).arg(&data_dir).args(args))?;
     foreground(fairlead(&["image", "load", "--data-dir"]).arg(&data_dir).arg(&built.echo))?;
     print_next(&data_dir);
-    println!("ready ({})", run::seconds(start.elapsed()));
+    println!("from the checkout to here: {}", run::seconds(start.elapsed()));
+    println!("ready");
     Ok(())
 }
 
@@ -60,8 +61,24 @@ pub(crate) fn down(arguments: &DownArguments) -> Result<()> {
     let folders = ["release", "debug"].map(|profile| place::target().join(profile).join("fairlead"));
     let fairlead = folders.into_iter().find(|path| path.is_file());
     let fairlead = fairlead.context("fairlead is not built; run `cargo xtask build --release` first")?;
-    let data_dir = place::absolute(&arguments.data_dir);
-    foreground(Command::new(fairlead).args(["down", "--data-dir"]).arg(data_dir).args(&arguments.args))
+    let (data_dir, args) = with_data_dir(&arguments.data_dir, &arguments.args);
+    foreground(Command::new(fairlead).args(["down", "--data-dir"]).arg(data_dir).args(args))
+}
+
+/// The data folder, absolute, and the other arguments. Whatever follows the first argument that is not ours is passed on,
+/// so a `--data-dir` that was typed late stands among those.
+fn with_data_dir(early: &Path, args: &[String]) -> (PathBuf, Vec<String>) {
+    let mut data_dir = early.to_owned();
+    let mut rest = Vec::new();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match (word.as_str(), word.strip_prefix("--data-dir=")) {
+            ("--data-dir", _) => data_dir = words.next().map_or(data_dir, PathBuf::from),
+            (_, Some(late)) => data_dir = PathBuf::from(late),
+            _ => rest.push(word.clone()),
+        }
+    }
+    (place::absolute(&data_dir), rest)
 }
 
 /// Runs one of our own programs, which show their progress themselves.
@@ -80,11 +97,29 @@ fn print_next(data_dir: &Path) {
     let manifest = place::root().join("examples/echo.yaml");
     let manifest = checkout.and_then(|here| manifest.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(manifest);
     println!();
-    println!("  export KUBECONFIG={}", data_dir.join("kubeconfig").display());
+    println!("The echo image is loaded. With that KUBECONFIG:");
     println!("  kubectl apply -f {}", manifest.display());
     println!("  kubectl rollout status deployment/echo");
     println!("  curl http://$(kubectl get service echo -o jsonpath='{{.spec.clusterIP}}')");
     println!();
     println!("  cargo xtask down --data-dir {}    removes the cluster", data_dir.display());
     println!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str], data_dir: &str, rest: &[&str]) {
+        let words: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
+        let expected: Vec<String> = rest.iter().map(|&word| word.to_owned()).collect();
+        assert_eq!(with_data_dir(Path::new("/early"), &words), (PathBuf::from(data_dir), expected), "{args:?}");
+    }
+
+    #[test]
+    fn the_data_folder_may_come_late() {
+        check(&["--port", "7443"], "/early", &["--port", "7443"]);
+        check(&["--port", "7443", "--data-dir", "/late"], "/late", &["--port", "7443"]);
+        check(&["--purge", "--data-dir=/late"], "/late", &["--purge"]);
+    }
 }
