@@ -68,10 +68,10 @@ impl Formatter {
     /// Appends an entry. False once the limit is reached.
     pub(crate) fn push(&mut self, line: &[u8], out: &mut Vec<u8>) -> bool {
         let Some(entry) = parse(line) else { return true };
-        if let Some(since) = self.options.since {
-            if entry.time.parse::<Timestamp>().is_ok_and(|time| time < since) {
-                return true;
-            }
+        if let Some(since) = self.options.since
+            && entry.time.parse::<Timestamp>().is_ok_and(|time| time < since)
+        {
+            return true;
         }
         let begun = out.len();
         if self.options.timestamps && !self.middle {
@@ -179,11 +179,11 @@ impl Reader {
             self.file.seek(SeekFrom::Start(0))?;
             self.rest.clear();
         }
-        if let Ok(there) = std::fs::metadata(&self.path) {
-            if there.ino() != mine.ino() {
-                self.file = File::open(&self.path)?;
-                self.rest.clear();
-            }
+        if let Ok(there) = std::fs::metadata(&self.path)
+            && there.ino() != mine.ino()
+        {
+            self.file = File::open(&self.path)?;
+            self.rest.clear();
         }
         Ok(())
     }

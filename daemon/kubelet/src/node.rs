@@ -205,18 +205,27 @@ fn conditions(
     let bad: Vec<String> =
         health.iter().filter(|(_, ok, _)| !ok).map(|(kind, _, why)| format!("{kind}: {why}")).collect();
     let mut list = vec![
-        of(pressure.memory, "MemoryPressure", "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", [
-            "kubelet has insufficient memory available",
-            "kubelet has sufficient memory available",
-        ]),
-        of(pressure.disk, "DiskPressure", "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", [
-            "kubelet has disk pressure",
-            "kubelet has no disk pressure",
-        ]),
-        of(pressure.pids, "PIDPressure", "KubeletHasInsufficientPID", "KubeletHasSufficientPID", [
-            "kubelet has insufficient PID available",
-            "kubelet has sufficient PID available",
-        ]),
+        of(
+            pressure.memory,
+            "MemoryPressure",
+            "KubeletHasInsufficientMemory",
+            "KubeletHasSufficientMemory",
+            ["kubelet has insufficient memory available", "kubelet has sufficient memory available"],
+        ),
+        of(
+            pressure.disk,
+            "DiskPressure",
+            "KubeletHasDiskPressure",
+            "KubeletHasNoDiskPressure",
+            ["kubelet has disk pressure", "kubelet has no disk pressure"],
+        ),
+        of(
+            pressure.pids,
+            "PIDPressure",
+            "KubeletHasInsufficientPID",
+            "KubeletHasSufficientPID",
+            ["kubelet has insufficient PID available", "kubelet has sufficient PID available"],
+        ),
     ];
     if let Some(why) = context.cgroups.unusable() {
         list.push(of(true, "CgroupV2Unavailable", "NoV2Controllers", "", [why, ""]));

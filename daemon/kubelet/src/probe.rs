@@ -122,13 +122,15 @@ impl Probing {
         let timeout = seconds(probe.timeout_seconds, 1);
         let initial = Duration::from_secs(u64::try_from(probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0));
         tokio::time::sleep(initial.saturating_sub(self.age)).await;
+        if self.kind != Kind::Liveness && self.verdict != Some(true) && self.age < period {
+            self.hurry(&probe, timeout, period).await;
+        }
         let mut streak = Streak::new(&probe, self.verdict);
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let result =
-                check::check(&self.context.cri, &probe, &self.container, &self.id, &self.ip, timeout).await;
+            let result = check::check(&self.context.cri, &probe, &self.container, &self.id, &self.ip, timeout).await;
             if let Err(output) = &result {
                 let message = format!("{} probe failed: {output}", self.kind.name());
                 self.context.container_event(EventKind::Warning, &self.pod, &self.path, "Unhealthy", &message);
@@ -150,6 +152,26 @@ impl Probing {
     }
 }
 
+/// First pause between the checks of a container that has just started.
+const HURRY: Duration = Duration::from_millis(20);
+
+impl Probing {
+    /// Most programs listen within milliseconds of their start: until the first success, or for one period at most, the
+    /// check is made again with growing pauses. Failures do not count here, they are what a start looks like.
+    async fn hurry(&self, probe: &Probe, timeout: Duration, period: Duration) {
+        let begun = tokio::time::Instant::now();
+        let mut pause = HURRY;
+        while begun.elapsed() + pause < period {
+            let result = check::check(&self.context.cri, probe, &self.container, &self.id, &self.ip, timeout).await;
+            if result.is_ok() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,8 +182,7 @@ mod tests {
         let mut streak = Streak::new(&probe, None);
         let seen: Vec<Option<bool>> =
             [true, true, false, false, true, false, false, false].map(|result| streak.push(result)).into();
-        let want =
-            [None, Some(true), None, None, None, None, None, Some(false)];
+        let want = [None, Some(true), None, None, None, None, None, Some(false)];
         assert_eq!(seen, want);
     }
 }

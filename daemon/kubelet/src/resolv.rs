@@ -31,8 +31,7 @@ pub(crate) fn of(pod: &Pod, node: &DnsConfig, cluster: &[IpAddr], domain: &str) 
         "None" => DnsConfig::default(),
         _ if wanted && !cluster.is_empty() => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let mut searches =
-                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+            let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
             searches.extend(node.searches.iter().cloned());
             DnsConfig {
                 servers: cluster.iter().map(IpAddr::to_string).collect(),
@@ -142,7 +141,9 @@ mod tests {
             text(&config),
             "nameserver 10.96.0.10\nsearch n.svc.cluster.local svc.cluster.local cluster.local a b\noptions ndots:5\n"
         );
-        let own = pod(r#"{"containers":[],"dnsPolicy":"None","dnsConfig":{"nameservers":["1.1.1.1"],"options":[{"name":"ndots","value":"2"}]}}"#);
+        let own = pod(
+            r#"{"containers":[],"dnsPolicy":"None","dnsConfig":{"nameservers":["1.1.1.1"],"options":[{"name":"ndots","value":"2"}]}}"#,
+        );
         assert_eq!(text(&of(&own, &node, &[], "cluster.local").0), "nameserver 1.1.1.1\noptions ndots:2\n");
     }
 

@@ -41,7 +41,8 @@ pub(crate) async fn list(cri: &Cri, config: &Config) -> Result<Listing, CriError
     let containers = containers.into_iter().map(|wire::Container { id, labels, state, .. }| (id, labels, state));
     for (id, labels, state) in sandboxes.chain(containers) {
         let get = |key: &str| labels.get(key).cloned().unwrap_or_default();
-        let name = PodName { namespace: get(labels::POD_NAMESPACE), name: get(labels::POD_NAME), uid: get(labels::POD_UID) };
+        let name =
+            PodName { namespace: get(labels::POD_NAMESPACE), name: get(labels::POD_NAME), uid: get(labels::POD_UID) };
         listing.owners.insert(id.clone(), name.uid.clone());
         let (_, states) = listing.pods.entry(name.uid.clone()).or_insert_with(|| (name, Vec::new()));
         states.push((id, state));
@@ -80,11 +81,7 @@ pub(crate) async fn follow(
     }
 }
 
-async fn stream(
-    config: &Config,
-    happened: &mpsc::Sender<String>,
-    alive: &watch::Sender<bool>,
-) -> Result<(), String> {
+async fn stream(config: &Config, happened: &mpsc::Sender<String>, alive: &watch::Sender<bool>) -> Result<(), String> {
     let channel = channel(&config.runtime_endpoint).map_err(|error| error.to_string())?;
     let mut client = EventsClient::new(channel);
     let request = SubscribeRequest { filters: vec!["namespace==k8s.io,topic~=\"^/tasks/\"".into()] };

@@ -26,16 +26,19 @@ async fn a_pod_runs_restarts_is_probed_and_ends() {
               "volumeMounts":[{{"name":"v","mountPath":"/v"}},{{"name":"e","mountPath":"/e"}}]}}]}}"#
         ),
     );
-    let status = rig.wait_pod("web", "Ready", |status| rig::is_ready(status)).await;
+    let status = rig.wait_pod("web", "Ready", rig::is_ready).await;
     assert_eq!(status.phase.as_deref(), Some("Running"));
-    assert_eq!(status.init_container_statuses.as_ref().expect("init")[0].ready, true);
+    assert!(status.init_container_statuses.as_ref().expect("init")[0].ready);
     // Which of the two streams the runtime writes first is its own business.
     let (code, log) = rig.get("/containerLogs/default/web/c").await;
     let mut lines: Vec<&str> = log.lines().collect();
     lines.sort_unstable();
     assert_eq!((code, lines), (200, vec!["err", "hellofrom-init", "name=web"]));
     rig.note("exec");
-    assert_eq!(rig.exec("web", "c", &["sh", "-c", "cat; echo done; exit 3"], Some("input")).await, ("inputdone\n".into(), Some(3)));
+    assert_eq!(
+        rig.exec("web", "c", &["sh", "-c", "cat; echo done; exit 3"], Some("input")).await,
+        ("inputdone\n".into(), Some(3))
+    );
     rig.note("exec");
     assert_eq!(rig.exec("web", "c", &["echo", "x"], None).await, ("x\n".into(), Some(0)));
 
@@ -71,10 +74,18 @@ async fn failures_are_told_in_the_words_clients_know() {
     rig.pod("never", r#"{"containers":[{"name":"c","image":"fairlead.local/none:1","imagePullPolicy":"Never"}]}"#);
     rig.pod("pull", r#"{"containers":[{"name":"c","image":"127.0.0.1:1/none:1"}]}"#);
     rig.pod("config", &format!(r#"{{"containers":[{{"name":"c",{SHELL},"command":["sleep","100"],"env":[{{"name":"A","valueFrom":{{"configMapKeyRef":{{"name":"late","key":"k"}}}}}}]}}]}}"#));
-    rig.pod("once", &format!(r#"{{"restartPolicy":"Never","containers":[{{"name":"c",{SHELL},"command":["true"]}}]}}"#));
+    rig.pod(
+        "once",
+        &format!(r#"{{"restartPolicy":"Never","containers":[{{"name":"c",{SHELL},"command":["true"]}}]}}"#),
+    );
     rig.pod("noexec", &format!(r#"{{"containers":[{{"name":"c",{SHELL},"command":["/nonexistent"]}}]}}"#));
-    rig.pod("live", &format!(r#"{{"terminationGracePeriodSeconds":1,"containers":[{{"name":"c",{SHELL},"command":["sleep","100"],
-        "livenessProbe":{{"tcpSocket":{{"port":1}},"periodSeconds":1,"failureThreshold":1}}}}]}}"#));
+    rig.pod(
+        "live",
+        &format!(
+            r#"{{"terminationGracePeriodSeconds":1,"containers":[{{"name":"c",{SHELL},"command":["sleep","100"],
+        "livenessProbe":{{"tcpSocket":{{"port":1}},"periodSeconds":1,"failureThreshold":1}}}}]}}"#
+        ),
+    );
     let waits = |reason: &'static str| move |status: &_| rig::waiting(status).as_deref() == Some(reason);
     rig.wait_pod("crash", "CrashLoopBackOff", waits("CrashLoopBackOff")).await;
     let crashed = rig.latest("crash").expect("a status").container_statuses.expect("statuses");
@@ -91,12 +102,24 @@ async fn failures_are_told_in_the_words_clients_know() {
     rig.wait_pod("noexec", "StartError", |status| {
         let seen = &status.container_statuses.as_ref().expect("statuses")[0];
         [&seen.state, &seen.last_state].into_iter().flatten().any(|state| {
-            state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() == Some("StartError") && end.exit_code == 128)
+            state
+                .terminated
+                .as_ref()
+                .is_some_and(|end| end.reason.as_deref() == Some("StartError") && end.exit_code == 128)
         })
     })
     .await;
-    rig.wait_pod("live", "a restart", |status| status.container_statuses.as_ref().expect("statuses")[0].restart_count > 0).await;
-    assert!(rig.events().iter().any(|(reason, text)| reason == "Unhealthy" && text.starts_with("Liveness probe failed: dial tcp")), "{:?}", rig.events());
+    rig.wait_pod("live", "a restart", |status| {
+        status.container_statuses.as_ref().expect("statuses")[0].restart_count > 0
+    })
+    .await;
+    assert!(
+        rig.events()
+            .iter()
+            .any(|(reason, text)| reason == "Unhealthy" && text.starts_with("Liveness probe failed: dial tcp")),
+        "{:?}",
+        rig.events()
+    );
     assert!(rig.events().iter().any(|(reason, text)| reason == "Killing" && text == "Container c failed liveness probe, will be restarted"));
     rig.note("stopping");
     rig.stop().await;

@@ -71,7 +71,6 @@ impl<'a> Archive<'a> {
                 let data = data.ok_or_else(|| wrong(format!("{path} is cut short")))?;
                 files.insert(path.trim_start_matches("./").to_owned(), data);
             }
-
         }
         let index = files.get("index.json").ok_or_else(|| wrong("it has no index.json".into()))?;
         let index: Node = serde_json::from_slice(index).map_err(|error| wrong(format!("index.json: {error}")))?;
@@ -116,16 +115,18 @@ impl<'a> Archive<'a> {
         }
         let mut labels = HashMap::new();
         // Layers are no JSON, configurations list nothing: both refer to nothing.
-        let node: Node = if data.first() == Some(&b'{') { serde_json::from_slice(data).unwrap_or_default() } else { Node::default() };
+        let node: Node = if data.first() == Some(&b'{') {
+            serde_json::from_slice(data).unwrap_or_default()
+        } else {
+            Node::default()
+        };
         for (number, manifest) in node.manifests.iter().enumerate() {
             self.collect(files, &manifest.digest)?;
             labels.insert(format!("containerd.io/gc.ref.content.m.{number}"), manifest.digest.clone());
         }
-        if !node.layers.is_empty() {
-            if let Some(config) = &node.config {
-                self.collect(files, &config.digest)?;
-                labels.insert("containerd.io/gc.ref.content.config".into(), config.digest.clone());
-            }
+        if let Some(config) = node.config.as_ref().filter(|_| !node.layers.is_empty()) {
+            self.collect(files, &config.digest)?;
+            labels.insert("containerd.io/gc.ref.content.config".into(), config.digest.clone());
         }
         for (number, layer) in node.layers.iter().enumerate() {
             self.collect(files, &layer.digest)?;

@@ -52,8 +52,7 @@ async fn following_survives_rotation_and_truncation() {
         assert_eq!(receiver.recv().await.expect("c"), "c\n");
         drop(receiver);
     };
-    let (read, ()) = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(reading, writing) })
-        .await
-        .expect("in time");
+    let (read, ()) =
+        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(reading, writing) }).await.expect("in time");
     read.expect("no error");
 }

@@ -67,11 +67,7 @@ pub(crate) fn pressure(data_dir: &Path) -> Pressure {
     let most = number("/proc/sys/kernel/pid_max").unwrap_or(u64::MAX);
     let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let tasks = loadavg.split_whitespace().nth(3).and_then(|part| part.split('/').nth(1)?.parse::<u64>().ok());
-    Pressure {
-        memory: meminfo("MemAvailable") < MEMORY,
-        disk,
-        pids: tasks.is_some_and(|tasks| tasks > most / 10 * 9),
-    }
+    Pressure { memory: meminfo("MemAvailable") < MEMORY, disk, pids: tasks.is_some_and(|tasks| tasks > most / 10 * 9) }
 }
 
 fn meminfo(name: &str) -> u64 {

@@ -27,8 +27,7 @@ pub(crate) async fn prepare(context: Arc<Context>, pod: Arc<Pod>, ips: Vec<Strin
         for dir in [&dir, &logs] {
             std::fs::create_dir_all(dir).map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
         }
-        let source =
-            volume::Source { pod: &pod, lookup: context.as_ref(), ips: &ips, node: &context.facts, dir: &dir };
+        let source = volume::Source { pod: &pod, lookup: context.as_ref(), ips: &ips, node: &context.facts, dir: &dir };
         volume::prepare(&source).map(drop).map_err(|error| error.to_string())
     };
     blocking(work).await
@@ -110,8 +109,7 @@ impl Killing {
             .filter(|_| !grace.is_zero());
         let mut left = grace;
         if let (Some(handler), Some(container)) = (hook, container) {
-            let ended =
-                hook::run(&self.context.cri, &pod, container, &self.id, &self.ip, handler, grace).await;
+            let ended = hook::run(&self.context.cri, &pod, container, &self.id, &self.ip, handler, grace).await;
             if let Err(error) = ended {
                 let text = format!("PreStopHook failed: {error}");
                 self.context.container_event(Kind::Warning, &pod, &path, "FailedPreStopHook", &text);

@@ -117,7 +117,10 @@ fn not_root(spec: &PodSpec, container: &Container, image: &wire::Image, pod: &Po
     if uid.is_some_and(|uid| uid != 0) {
         return Ok(());
     }
-    Err(ConfigError::Root { pod: format!("{}_{}({})", pod.name, pod.namespace, pod.uid), container: container.name.clone() })
+    Err(ConfigError::Root {
+        pod: format!("{}_{}({})", pod.name, pod.namespace, pod.uid),
+        container: container.name.clone(),
+    })
 }
 
 fn mounts(
@@ -129,10 +132,8 @@ fn mounts(
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let found = places.volumes.iter().find(|(name, ..)| *name == mount.name);
-        let (_, root, readonly) = found.ok_or_else(|| ConfigError::NoVolume {
-            volume: mount.name.clone(),
-            container: container.name.clone(),
-        })?;
+        let (_, root, readonly) = found
+            .ok_or_else(|| ConfigError::NoVolume { volume: mount.name.clone(), container: container.name.clone() })?;
         let host = sub_path(container, mount, root, env)?;
         mounts.push(wire::Mount {
             container_path: absolute(&mount.mount_path),
@@ -182,7 +183,8 @@ fn sub_path(
         container: container.name.clone(),
         why: why.to_owned(),
     };
-    if sub.starts_with('/') || Path::new(&sub).components().any(|part| matches!(part, std::path::Component::ParentDir)) {
+    if sub.starts_with('/') || Path::new(&sub).components().any(|part| matches!(part, std::path::Component::ParentDir))
+    {
         return Err(wrong("the path must be relative and may not contain '..'"));
     }
     let path = root.join(&sub);

@@ -239,7 +239,15 @@ mod tests {
                        {"name":"O","valueFrom":{"configMapKeyRef":{"name":"cm","key":"no","optional":true}}}]}"#,
         )
         .expect("an environment");
-        let want = [("P_k", "v"), ("P_other", "o"), ("A", "a"), ("B", "a-svc-$(NONE)"), ("S", "secret"), ("N", "p"), ("SVC", "svc")];
+        let want = [
+            ("P_k", "v"),
+            ("P_other", "o"),
+            ("A", "a"),
+            ("B", "a-svc-$(NONE)"),
+            ("S", "secret"),
+            ("N", "p"),
+            ("SVC", "svc"),
+        ];
         assert_eq!(env, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 

@@ -98,9 +98,8 @@ mod tests {
         assert_eq!(get("spec.nodeName").as_deref(), Some("n1"));
         assert_eq!(get("spec.unknown"), None);
         let ask = |resource: &str, divisor: &str| {
-            let divisor = (!divisor.is_empty()).then(|| {
-                k8s_openapi::apimachinery::pkg::api::resource::Quantity(divisor.into())
-            });
+            let divisor =
+                (!divisor.is_empty()).then(|| k8s_openapi::apimachinery::pkg::api::resource::Quantity(divisor.into()));
             resource_of(&pod, resource, divisor, &node)
         };
         assert_eq!(ask("limits.cpu", "").as_deref(), Some("1"));

@@ -19,15 +19,32 @@ pub(crate) enum Action {
     /// Make the volumes and the managed files.
     PrepareVolumes,
     /// Make sandbox number `attempt`.
-    CreateSandbox { attempt: u32 },
-    StopSandbox { id: String },
+    CreateSandbox {
+        attempt: u32,
+    },
+    StopSandbox {
+        id: String,
+    },
     /// A sandbox that nothing refers to any more.
-    RemoveSandbox { id: String },
+    RemoveSandbox {
+        id: String,
+    },
     /// Pull if needed, create and start a container.
-    Start { name: String, attempt: u32, sandbox: String },
+    Start {
+        name: String,
+        attempt: u32,
+        sandbox: String,
+    },
     /// Run the preStop hook, then stop within what is left of the grace period.
-    Kill { id: String, name: String, grace: SignedDuration, why: Kill },
-    RemoveContainer { id: String },
+    Kill {
+        id: String,
+        name: String,
+        grace: SignedDuration,
+        why: Kill,
+    },
+    RemoveContainer {
+        id: String,
+    },
     /// Remove everything of the pod: containers, sandboxes, volumes, cgroup, logs.
     Cleanup,
 }
@@ -115,7 +132,8 @@ pub(crate) fn is_over(pod: &Pod, spec: &PodSpec, observed: &Observed, memory: &M
     }
     let init_failed = restart_policy(spec) == "Never"
         && inits(spec).any(|init| {
-            !is_sidecar(init) && observed.latest(&init.name).and_then(|c| c.run.exit_code()).is_some_and(|code| code != 0)
+            !is_sidecar(init)
+                && observed.latest(&init.name).and_then(|c| c.run.exit_code()).is_some_and(|code| code != 0)
         });
     init_failed
         || (!spec.containers.is_empty()

@@ -46,11 +46,10 @@ pub(crate) fn namespaces(spec: &PodSpec) -> wire::NamespaceOption {
 /// The security context of the sandbox.
 pub(crate) fn sandbox(spec: &PodSpec) -> wire::LinuxSandboxSecurityContext {
     let pod = spec.security_context.clone().unwrap_or_default();
-    let privileged = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .any(|container| container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true)));
+    let privileged =
+        spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|container| {
+            container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))
+        });
     wire::LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(spec)),
         run_as_user: pod.run_as_user.map(|value| wire::Int64Value { value }),
@@ -70,7 +69,8 @@ pub(crate) fn container(spec: &PodSpec, container: &Container) -> wire::LinuxCon
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let adds_admin = capabilities.add.iter().flatten().any(|name| name == "SYS_ADMIN" || name == "CAP_SYS_ADMIN");
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
     wire::LinuxContainerSecurityContext {
         capabilities: Some(wire::Capability {
             add_capabilities: capabilities.add.unwrap_or_default(),

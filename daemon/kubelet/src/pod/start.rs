@@ -53,7 +53,8 @@ impl Start {
             }
         };
         let cri = &self.context.cri;
-        let id = cri.create(&self.sandbox, config, self.sandbox_config.clone()).await.map_err(|error| {
+        let creating = Box::pin(cri.create(&self.sandbox, config, self.sandbox_config.clone()));
+        let id = creating.await.map_err(|error| {
             self.warn(&name, "Failed", &format!("Error: {error}"));
             Failure::Create { reason: "CreateContainerError", message: error.to_string() }
         })?;
@@ -153,13 +154,8 @@ impl Start {
             let env = env::environment(&pod, &container, services, context.as_ref(), &ips, &context.facts)
                 .map_err(|error| error.to_string())?;
             let dir = context.config.pod_dir(&name.uid);
-            let source = volume::Source {
-                pod: &pod,
-                lookup: context.as_ref(),
-                ips: &ips,
-                node: &context.facts,
-                dir: &dir,
-            };
+            let source =
+                volume::Source { pod: &pod, lookup: context.as_ref(), ips: &ips, node: &context.facts, dir: &dir };
             let volumes = volume::prepare(&source).map_err(|error| error.to_string())?;
             let places = Places { dir, volumes };
             let log = places.termination_log(&container.name, attempt);

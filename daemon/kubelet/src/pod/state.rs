@@ -245,6 +245,13 @@ impl Delay {
         if ran > LONGEST * 2 { SignedDuration::ZERO } else { self.current.unwrap_or(SignedDuration::ZERO) }
     }
 
+    /// For a container found by a new daemon, restarted so often: the delay it had come to.
+    pub(crate) fn resume(&mut self, restarts: u32) {
+        if self.current.is_none() {
+            (0..restarts.min(8)).for_each(|_| self.restarted());
+        }
+    }
+
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
@@ -265,6 +272,15 @@ mod tests {
         }
         assert_eq!(seen, [0, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(delay.after_run(SignedDuration::from_secs(601)), SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn a_new_daemon_goes_on_with_the_delay_of_the_old_one() {
+        let mut delay = Delay::default();
+        delay.resume(3);
+        assert_eq!(delay.after_run(SignedDuration::from_secs(1)).as_secs(), 40);
+        delay.resume(7);
+        assert_eq!(delay.after_run(SignedDuration::from_secs(1)).as_secs(), 40, "only once");
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(crate) fn status(
     let view = Look { spec, observed, memory, host, now, pod: pod_text };
     let old_inits = before.init_container_statuses.as_deref().unwrap_or_default();
     let old_mains = before.container_statuses.as_deref().unwrap_or_default();
-    let mut init_statuses: Vec<ContainerStatus> = inits(spec).map(|init| view.container(init, old_inits, true)).collect();
+    let mut init_statuses: Vec<ContainerStatus> =
+        inits(spec).map(|init| view.container(init, old_inits, true)).collect();
     let initialized = inits(spec).zip(&init_statuses).all(|(init, status)| is_initialized(init, status));
     for (init, status) in inits(spec).zip(&mut init_statuses) {
         if !is_sidecar(init) {

@@ -29,8 +29,13 @@ use crate::probe::Verdict;
 
 /// After a sign from the runtime its lists may lag behind its events: as long as nothing has changed, they are looked at
 /// again after each of these.
-const LOOKS: [Duration; 5] =
-    [Duration::from_millis(20), Duration::from_millis(60), Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
+const LOOKS: [Duration; 5] = [
+    Duration::from_millis(20),
+    Duration::from_millis(60),
+    Duration::from_millis(200),
+    Duration::from_millis(600),
+    Duration::from_secs(2),
+];
 
 /// At the daemon's end, a start that is under way gets so long.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -275,6 +280,12 @@ impl Worker {
         observed.sandboxes.sort_by_key(|sandbox| std::cmp::Reverse((sandbox.attempt, sandbox.created)));
         observed.containers.sort_by_key(|container| std::cmp::Reverse((container.created, container.attempt)));
         if self.observed != observed {
+            if self.observed == Observed::default() {
+                for container in &observed.containers {
+                    let memory = self.memory.containers.entry(container.name.clone()).or_default();
+                    memory.restart.resume(container.attempt);
+                }
+            }
             self.look = LOOKS.len();
             self.observed = observed;
         }
@@ -357,9 +368,9 @@ impl Worker {
         let pod = self.pod.clone();
         let ips = self.ips();
         match action {
-            Action::PrepareVolumes => self.spawn(Slot::Volumes, async move {
-                Done::Volumes(act::prepare(context, pod, ips).await)
-            }),
+            Action::PrepareVolumes => {
+                self.spawn(Slot::Volumes, async move { Done::Volumes(act::prepare(context, pod, ips).await) })
+            }
             Action::CreateSandbox { attempt } => {
                 if attempt > 0 {
                     let text = "Pod sandbox changed, it will be killed and re-created.";
@@ -376,9 +387,8 @@ impl Worker {
                     Done::Sandbox(act::create_sandbox(context, pod, attempt).await)
                 });
             }
-            Action::StopSandbox { id } => self.spawn(Slot::Sandbox, async move {
-                Done::Stopped(Slot::Sandbox, context.cri.stop_sandbox(&id).await)
-            }),
+            Action::StopSandbox { id } => self
+                .spawn(Slot::Sandbox, async move { Done::Stopped(Slot::Sandbox, context.cri.stop_sandbox(&id).await) }),
             Action::RemoveSandbox { id } => {
                 let slot = Slot::Remove(id.clone());
                 self.spawn(slot.clone(), async move { Done::Stopped(slot, context.cri.remove_sandbox(&id).await) });
@@ -426,7 +436,7 @@ impl Worker {
         let slot = Slot::Container(name.clone());
         let key = name.clone();
         self.memory.busy.insert(slot.clone());
-        let handle = self.steps.spawn(async move { (slot, Done::Started(name, start.run().await)) });
+        let handle = self.steps.spawn(async move { (slot, Done::Started(name, Box::pin(start.run()).await)) });
         self.starting.insert(key, handle);
     }
 

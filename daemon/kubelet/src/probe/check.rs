@@ -115,13 +115,7 @@ async fn connect(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, 
 
 /// Asks for a page: status code and the beginning of the body.
 pub(crate) async fn http(target: &HttpTarget, timeout: Duration) -> Result<(u16, String), String> {
-    let url = format!(
-        "{}://{}:{}{}",
-        if target.tls { "https" } else { "http" },
-        target.host,
-        target.port,
-        target.path
-    );
+    let url = format!("{}://{}:{}{}", if target.tls { "https" } else { "http" }, target.host, target.port, target.path);
     let work = async {
         let stream = connect(&target.host, target.port, timeout).await?;
         if target.tls {
@@ -135,9 +129,9 @@ pub(crate) async fn http(target: &HttpTarget, timeout: Duration) -> Result<(u16,
     match tokio::time::timeout(timeout, work).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(format!("Get \"{url}\": {error}")),
-        Err(_) => Err(format!(
-            "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        )),
+        Err(_) => {
+            Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+        }
     }
 }
 
@@ -161,7 +155,8 @@ where
     for (name, value) in &target.headers {
         builder = builder.header(name, value);
     }
-    let request = builder.header("connection", "close").body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let request =
+        builder.header("connection", "close").body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let ask = async {
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = answer.status().as_u16();

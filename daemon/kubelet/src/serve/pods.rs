@@ -31,7 +31,8 @@ impl IntoResponse for Refusal {
 /// `GET /pods`: what should run here.
 pub(super) async fn pods(State(context): State<Arc<Context>>) -> Json<serde_json::Value> {
     let items: Vec<Arc<Pod>> = context.view().pods().collect();
-    let items: Vec<serde_json::Value> = items.iter().filter_map(|pod| serde_json::to_value(pod.as_ref()).ok()).collect();
+    let items: Vec<serde_json::Value> =
+        items.iter().filter_map(|pod| serde_json::to_value(pod.as_ref()).ok()).collect();
     Json(serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
@@ -139,7 +140,8 @@ pub(super) async fn containers(
     container: &str,
 ) -> Result<(PodName, Vec<wire::Container>), Refusal> {
     let object = context.view().pod(namespace, pod);
-    let missing = || Refusal(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found in namespace \"{namespace}\" on this node"));
+    let missing =
+        || Refusal(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found in namespace \"{namespace}\" on this node"));
     let object = object.ok_or_else(missing)?;
     let name = PodName::of(&object);
     let known = object.spec.as_ref().is_some_and(|spec| {

@@ -116,8 +116,9 @@ impl Rig {
             node_labels: Vec::new(),
         };
         let shutdown = CancellationToken::new();
-        let kubelet =
-            Kubelet::start(config, self.view.clone(), changes, self.seen.clone(), shutdown.clone()).await.expect("started");
+        let kubelet = Kubelet::start(config, self.view.clone(), changes, self.seen.clone(), shutdown.clone())
+            .await
+            .expect("started");
         self.kubelet = Some((kubelet, shutdown));
     }
 
@@ -168,9 +169,8 @@ impl Rig {
 
     pub(crate) fn delete(&mut self, name: &str, grace: i64) {
         let pod = self.pods.get_mut(name).expect("a pod");
-        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            k8s_openapi::jiff::Timestamp::now(),
-        ));
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()));
         pod.metadata.deletion_grace_period_seconds = Some(grace);
         let pod = pod.clone();
         self.put(Item::Pod(Box::new(pod)));
@@ -178,7 +178,10 @@ impl Rig {
 
     pub(crate) fn statuses(&self, name: &str) -> Vec<PodStatus> {
         let all = self.seen.statuses.lock().expect("statuses");
-        all.iter().filter(|pod| pod.metadata.name.as_deref() == Some(name)).filter_map(|pod| pod.status.clone()).collect()
+        all.iter()
+            .filter(|pod| pod.metadata.name.as_deref() == Some(name))
+            .filter_map(|pod| pod.status.clone())
+            .collect()
     }
 
     pub(crate) fn latest(&self, name: &str) -> Option<PodStatus> {
@@ -231,7 +234,13 @@ impl Rig {
     }
 
     /// Runs a command over a WebSocket; standard input ends after `input`.
-    pub(crate) async fn exec(&self, pod: &str, container: &str, command: &[&str], input: Option<&str>) -> (String, Option<i32>) {
+    pub(crate) async fn exec(
+        &self,
+        pod: &str,
+        container: &str,
+        command: &[&str],
+        input: Option<&str>,
+    ) -> (String, Option<i32>) {
         use futures::{SinkExt, StreamExt};
         use tokio_tungstenite::tungstenite::Message;
         use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -293,7 +302,8 @@ impl Drop for Rig {
         let socket = self.dir.path().join("c.sock");
         if std::thread::panicking() {
             let ctr = |args: &str| {
-                let output = Command::new("ctr").arg("-a").arg(&socket).args(["-n", "k8s.io"]).args(args.split(' ')).output();
+                let output =
+                    Command::new("ctr").arg("-a").arg(&socket).args(["-n", "k8s.io"]).args(args.split(' ')).output();
                 output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
             };
             for id in ctr("task ls -q").lines() {
@@ -302,6 +312,11 @@ impl Drop for Rig {
             for id in ctr("task ls -q").lines() {
                 ctr(&format!("task rm -f {id}"));
             }
+        }
+        if std::thread::panicking() {
+            let script =
+                format!("rmdir /sys/fs/cgroup/*/{0}/*/* /sys/fs/cgroup/*/{0}/* /sys/fs/cgroup/*/{0}", self.cgroup);
+            let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
         }
         let _ = Command::new("kill").arg(self.containerd.id().to_string()).status();
         let _ = self.containerd.wait();

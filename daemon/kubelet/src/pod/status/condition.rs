@@ -111,7 +111,10 @@ fn ready(spec: &PodSpec, before: &PodStatus, containers: &Verdict) -> Verdict {
         .filter_map(|gate| {
             let condition = conditions.iter().find(|condition| condition.type_ == gate.condition_type);
             match condition {
-                None => Some(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                    gate.condition_type
+                )),
                 Some(condition) if condition.status != "True" => Some(format!(
                     "the status of pod readiness gate \"{}\" is not \"True\", but {}",
                     gate.condition_type, condition.status
@@ -120,5 +123,9 @@ fn ready(spec: &PodSpec, before: &PodStatus, containers: &Verdict) -> Verdict {
             }
         })
         .collect();
-    if closed.is_empty() { (true, None, None) } else { (false, Some("ReadinessGatesNotReady"), Some(closed.join(", "))) }
+    if closed.is_empty() {
+        (true, None, None)
+    } else {
+        (false, Some("ReadinessGatesNotReady"), Some(closed.join(", ")))
+    }
 }

@@ -32,8 +32,7 @@ fn exited(code: i32) -> Run {
 }
 
 fn look(pod: &Pod, containers: Vec<Container>, memory: &Memory, before: &PodStatus, now: Timestamp) -> PodStatus {
-    let sandbox =
-        Sandbox { id: "s0".into(), attempt: 0, created: NOW, ready: true, ips: vec!["10.244.0.2".into()] };
+    let sandbox = Sandbox { id: "s0".into(), attempt: 0, created: NOW, ready: true, ips: vec!["10.244.0.2".into()] };
     let observed = Observed { sandboxes: vec![sandbox], containers };
     let host = Host { runtime: "containerd".into(), ip: "10.0.0.1".into() };
     status(pod, &observed, memory, before, &host, now)
@@ -86,7 +85,10 @@ fn a_crashing_container_waits_and_shows_its_last_end() {
     memory.containers.entry("a".into()).or_default().restart = delay;
     let status = look(&pod, vec![container("a", 1, exited(3))], &memory, &PodStatus::default(), at(2));
     let (reason, message) = waiting(&status);
-    assert_eq!((reason.as_str(), message.as_str()), ("CrashLoopBackOff", "back-off 10s restarting failed container=a pod=p_n(u)"));
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        ("CrashLoopBackOff", "back-off 10s restarting failed container=a pod=p_n(u)")
+    );
     let seen = &status.container_statuses.as_ref().expect("statuses")[0];
     let last = seen.last_state.as_ref().and_then(|state| state.terminated.as_ref()).expect("an end");
     assert_eq!((last.exit_code, last.reason.as_deref(), seen.restart_count), (3, Some("Error"), 1));
@@ -139,10 +141,7 @@ fn init_containers_hold_the_pod_back() {
     let pod = pod(r#"{"restartPolicy":"Never","initContainers":[{"name":"i"}],"containers":[{"name":"a"}]}"#);
     let status = look(&pod, Vec::new(), &Memory::default(), &PodStatus::default(), NOW);
     assert_eq!(waiting(&status).0, "PodInitializing");
-    assert_eq!(
-        condition(&status, "Initialized").message.as_deref(),
-        Some("containers with incomplete status: [i]")
-    );
+    assert_eq!(condition(&status, "Initialized").message.as_deref(), Some("containers with incomplete status: [i]"));
     let failed = look(&pod, vec![container("i", 0, exited(1))], &Memory::default(), &status, at(1));
     assert_eq!(failed.phase.as_deref(), Some("Failed"));
 }
@@ -150,8 +149,8 @@ fn init_containers_hold_the_pod_back() {
 #[test]
 fn an_ending_pod_shows_how_its_containers_ended() {
     let pod = pod(r#"{"containers":[{"name":"a"}]}"#);
-    let mut memory = Memory::default();
-    memory.ending = Some(Ending { since: NOW, grace: SignedDuration::from_secs(1), failed: None });
+    let ending = Ending { since: NOW, grace: SignedDuration::from_secs(1), failed: None };
+    let memory = Memory { ending: Some(ending), ..Default::default() };
     let status = look(&pod, vec![container("a", 0, exited(0))], &memory, &PodStatus::default(), at(2));
     assert_eq!(status.phase.as_deref(), Some("Succeeded"));
     let conditions = condition(&status, "Ready");
