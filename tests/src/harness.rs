@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod dialogue;
 pub mod kubectl;
 pub mod namespace;
 pub mod packet;
