@@ -23,9 +23,9 @@ const OBJECT_VARIABLE: &str = "FAIRLEAD_EBPF_OBJECT";
 /// Where the pause image's path is given to the crate that embeds it.
 const PAUSE_VARIABLE: &str = "FAIRLEAD_PAUSE_IMAGE";
 /// busybox commands that the echo image offers to `kubectl exec`.
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 23] = [
     "cat", "date", "env", "false", "grep", "head", "hostname", "id", "ip", "kill", "ls", "mkdir", "nc", "nslookup",
-    "ping", "ps", "rm", "sh", "sleep", "tail", "touch", "true", "vi", "wget",
+    "ping", "ps", "rm", "sleep", "tail", "timeout", "touch", "true", "vi",
 ];
 
 /// Optimised or quick to build.
@@ -153,6 +153,7 @@ fn images() -> Result<(PathBuf, PathBuf)> {
         entrypoint: vec!["/echo".to_owned()],
         files: vec![
             ("/echo".to_owned(), Content::File(binary("echo")?, 0o755)),
+            ("/bin/wget".to_owned(), Content::Link("../echo".to_owned())),
             ("/tmp".to_owned(), Content::Folder(0o1777)),
             ("/etc/passwd".to_owned(), Content::File(b"root:x:0:0:root:/:/bin/sh\n".to_vec(), 0o644)),
             // The static resolver must not look for plug-ins, of which there are none here.
@@ -161,9 +162,14 @@ fn images() -> Result<(PathBuf, PathBuf)> {
         ],
     };
     // A shell for `kubectl exec`; the server itself does without.
-    match static_busybox() {
+    match static_tool("busybox") {
         Some(busybox) => {
             echo.files.push(("/bin/busybox".to_owned(), Content::File(busybox, 0o755)));
+            // busybox' own shell would run its own wget rather than the image's.
+            echo.files.push(match static_tool("bash-static") {
+                Some(bash) => ("/bin/sh".to_owned(), Content::File(bash, 0o755)),
+                None => ("/bin/sh".to_owned(), Content::Link("busybox".to_owned())),
+            });
             let link = |name: &&str| (format!("/bin/{name}"), Content::Link("busybox".to_owned()));
             echo.files.extend(APPLETS.iter().map(link));
         }
@@ -175,9 +181,9 @@ fn images() -> Result<(PathBuf, PathBuf)> {
     Ok((pause_file, echo_file))
 }
 
-/// The bytes of a busybox that needs no library.
-fn static_busybox() -> Option<Vec<u8>> {
-    place::program("busybox").and_then(|path| read_static(&path).ok())
+/// The bytes of a tool that needs no library.
+fn static_tool(name: &str) -> Option<Vec<u8>> {
+    place::program(name).and_then(|path| read_static(&path).ok())
 }
 
 /// The cargo that runs us, at the checkout's root, without what it set for itself.

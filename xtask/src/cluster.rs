@@ -40,7 +40,7 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<()> {
     if !run::is_root() {
         bail!("a cluster needs root (interfaces, mounts, BPF); run `sudo -E cargo xtask up`");
     }
-    setup::ensure(&[setup::Need::Build, setup::Need::Run])?;
+    setup::ensure(&[setup::Need::Build, setup::Need::Image, setup::Need::Run])?;
     let built = build::all(build::Profile::Release)?;
     let (data_dir, args) = with_data_dir(&arguments.data_dir, &arguments.args);
     let fairlead = |verb: &[&str]| {

@@ -84,7 +84,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => return setup::command(),
         Command::Build { release } => {
-            setup::ensure(&[setup::Need::Build])?;
+            setup::ensure(&[setup::Need::Build, setup::Need::Image])?;
             let built = build::all(if release { build::Profile::Release } else { build::Profile::Dev })?;
             let shown = |path: &PathBuf| println!("{}", path.display());
             [&built.fairlead, &built.control, &built.echo].into_iter().for_each(shown);

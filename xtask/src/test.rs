@@ -48,7 +48,7 @@ impl Layer {
         match self {
             Self::Pure => &[Need::Build, Need::Lint],
             Self::Packet | Self::Netns => &[Need::Build],
-            Self::Cluster => &[Need::Build, Need::Run, Need::Kubectl],
+            Self::Cluster => &[Need::Build, Need::Image, Need::Run, Need::Kubectl],
             Self::Vm => &[Need::Build, Need::Vm],
         }
     }

@@ -83,7 +83,7 @@ pub(crate) fn serve(listener: &TcpListener, pod: &Arc<String>, load: &Arc<Load>)
 
 /// Serves one connection until either side has enough.
 fn converse(stream: &TcpStream, pod: &str, load: &Load) -> io::Result<()> {
-    let client = stream.peer_addr()?;
+    let client = reply::plain(stream.peer_addr()?);
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);

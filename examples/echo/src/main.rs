@@ -7,10 +7,12 @@
 //! ```text
 //! echo [--port 8080]     serve
 //! echo --version         print the version, for `kubectl exec`
+//! wget …                 under this name: ask another server
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod fetch;
 mod http;
 mod reply;
 mod udp;
@@ -29,7 +31,12 @@ const DRAIN_STEP: std::time::Duration = std::time::Duration::from_millis(20);
 const DRAIN_STEPS: u32 = 250;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = std::env::args();
+    let called = words.next().unwrap_or_default();
+    let args: Vec<String> = words.collect();
+    if called.rsplit('/').next() == Some("wget") {
+        return fetch::run(&args);
+    }
     let port = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--version"] => {
             println!("echo {}", env!("CARGO_PKG_VERSION"));

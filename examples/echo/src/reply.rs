@@ -28,7 +28,7 @@ pub(crate) fn render(pod: &str, client: SocketAddr, sent: &[(&str, String)], bod
 }
 
 /// An IPv4 client of a socket that serves both families, written the way it writes itself.
-fn plain(client: SocketAddr) -> SocketAddr {
+pub(crate) fn plain(client: SocketAddr) -> SocketAddr {
     match client.ip() {
         IpAddr::V6(mapped) => mapped.to_ipv4_mapped().map_or(client, |v4| SocketAddr::new(v4.into(), client.port())),
         IpAddr::V4(_) => client,

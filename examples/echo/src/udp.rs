@@ -10,11 +10,12 @@ pub(crate) fn serve(socket: &UdpSocket, pod: &str) {
     loop {
         match socket.recv_from(&mut datagram) {
             Ok((length, client)) => {
+                let shown = reply::plain(client);
                 let answer = reply::render(pod, client, &[("protocol", "UDP".to_owned())], &datagram[..length]);
                 if let Err(error) = socket.send_to(&answer, client) {
                     eprintln!("cannot answer {client}: {error}");
                 }
-                println!("udp {client} {length} bytes");
+                println!("udp {shown} {length} bytes");
             }
             // An ICMP error about an earlier answer surfaces here; it says nothing about the next datagram.
             Err(error) => eprintln!("cannot receive: {error}"),

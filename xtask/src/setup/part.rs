@@ -7,6 +7,8 @@ use anyhow::Result;
 pub(crate) enum Need {
     /// Compile everything.
     Build,
+    /// Put a shell into the echo image.
+    Image,
     /// Run a cluster.
     Run,
     /// Ask a cluster with kubectl.
@@ -24,6 +26,7 @@ impl Need {
     pub(crate) fn what(&self) -> &'static str {
         match self {
             Self::Build => "build",
+            Self::Image => "shell in the echo image (`kubectl exec … sh`)",
             Self::Run => "cluster (`cargo xtask up`)",
             Self::Kubectl => "kubectl tests (`cargo xtask test cluster`)",
             Self::Lint => "format and lint checks (`cargo xtask test pure`)",

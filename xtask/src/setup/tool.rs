@@ -27,14 +27,23 @@ struct Row {
     needs: &'static [Need],
 }
 
-const ROWS: [Row; 3] = [
+const ROWS: [Row; 4] = [
     Row {
         name: "busybox",
         package: "busybox-static",
         version: "",
         suites: &["bookworm", "trixie"],
         inside: &["bin/busybox", "usr/bin/busybox"],
-        needs: &[Need::Build, Need::Vm],
+        needs: &[Need::Image, Need::Vm],
+    },
+    // The shell of the echo image: busybox' own prefers its applets to the image's programs.
+    Row {
+        name: "bash-static",
+        package: "bash-static",
+        version: "",
+        suites: &["bookworm", "trixie"],
+        inside: &["bin/bash-static", "usr/bin/bash-static"],
+        needs: &[Need::Image],
     },
     Row {
         name: "kubectl-1.32",
@@ -61,8 +70,8 @@ pub(crate) fn parts() -> Vec<Part> {
 impl Row {
     fn probe(&self) -> State {
         let Some(path) = place::program(self.name) else { return State::Missing("not here".to_owned()) };
-        // A dynamic busybox does not start in an image or a bare initramfs.
-        if self.name == "busybox" && read_static(&path).is_err() {
+        // A dynamic program does not start in an image or a bare initramfs.
+        if self.needs.contains(&Need::Image) && read_static(&path).is_err() {
             return State::Missing(format!("{} is not static", path.display()));
         }
         State::Present(version_of(self.name, &path))
@@ -95,15 +104,30 @@ impl Row {
     }
 }
 
-/// kubectl is asked (it takes 50 ms); busybox says it in its first line.
+/// kubectl is asked (it takes 50 ms); the others say it in the first line of their help.
 fn version_of(name: &str, path: &Path) -> String {
-    let said = if name.starts_with("kubectl") {
-        // The name of the package's folder would do, but the program may be one that somebody else put there.
-        run::read(Command::new(path).args(["version", "--client"]))
-    } else {
-        run::read(Command::new(path).arg("--help"))
-    };
-    let text = said.unwrap_or_default();
-    let first = text.lines().next().unwrap_or_default();
-    first.trim_start_matches("Client Version: v").split(" (").next().unwrap_or_default().to_owned()
+    // The name of the package's folder would do, but the program may be one that somebody else put there.
+    let args: &[&str] = if name.starts_with("kubectl") { &["version", "--client"] } else { &["--help"] };
+    let said = run::read(Command::new(path).args(args)).unwrap_or_default();
+    said.lines().next().and_then(version_in).unwrap_or_default()
+}
+
+/// The first word that is a number, perhaps after a `v`: `1.36.4` in `Client Version: v1.36.4`.
+fn version_in(line: &str) -> Option<String> {
+    let mut words = line.split([' ', '(', ',']).map(|word| word.trim_start_matches('v'));
+    words.find(|word| word.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        let check = |line: &str, version: &str| assert_eq!(version_in(line).as_deref(), Some(version), "{line}");
+        check("Client Version: v1.36.4", "1.36.4");
+        check("BusyBox v1.35.0 (Debian 1:1.35.0-4+deb12u1+b1) multi-call binary.", "1.35.0");
+        check("GNU bash, version 5.2.15(1)-release-(x86_64-pc-linux-gnu)", "5.2.15");
+        assert_eq!(version_in("no number"), None);
+    }
 }
