@@ -33,6 +33,8 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 const UP_GRACE: Duration = Duration::from_secs(45);
 /// How long a single process may take.
 const GRACE: Duration = Duration::from_secs(12);
+/// How long init may take to reap what ended: these are orphans by then.
+const REAP: Duration = Duration::from_secs(3);
 /// How long a runtime started only to remove pods may take to answer.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -53,6 +55,10 @@ pub(crate) async fn run(arguments: DownArguments) -> Result<()> {
         }
     };
 
+    let mut running = pod_processes(&layout).unwrap_or_default();
+    running.extend(
+        ["up", "node", "control", "containerd"].iter().filter_map(|name| Identity::read(&layout.pid_file(name))),
+    );
     stop_processes(&layout, &progress).await;
     let pods = remove_pods(&layout, &progress).await;
     let step = progress.step("network");
@@ -77,6 +83,7 @@ pub(crate) async fn run(arguments: DownArguments) -> Result<()> {
         bail!("not everything could be removed; run it again after curing this:\n  {}", failures.join("\n  "));
     }
     remove_files(&layout, arguments.purge)?;
+    await_reaped(&running).await;
     println!("down");
     Ok(())
 }
@@ -146,15 +153,7 @@ fn remove_datapath(layout: &Layout, progress: &Progress) -> Result<()> {
 /// Shims and container processes that no runtime knows any more: ours are told by the socket in their arguments, or by
 /// the cgroup they are in.
 async fn stop_leftovers(layout: &Layout) -> Result<()> {
-    let socket = layout.containerd_socket();
-    let cgroup = layout.cgroup();
-    let ours: Vec<Identity> = std::fs::read_dir("/proc")
-        .context("cannot list the processes")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| is_shim(*pid, &socket) || in_cgroup(*pid, &cgroup))
-        .filter_map(Identity::of)
-        .collect();
+    let ours = pod_processes(layout)?;
     for process in &ours {
         process.signal(Signal::SIGKILL);
     }
@@ -162,6 +161,23 @@ async fn stop_leftovers(layout: &Layout) -> Result<()> {
         process.stop(GRACE).await;
     }
     Ok(())
+}
+
+/// The shims of our runtime, and what runs in the pods' cgroups.
+fn pod_processes(layout: &Layout) -> Result<Vec<Identity>> {
+    let socket = layout.containerd_socket();
+    let cgroup = layout.cgroup();
+    let pids = std::fs::read_dir("/proc").context("cannot list the processes")?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(|pid| is_shim(*pid, &socket) || in_cgroup(*pid, &cgroup)).filter_map(Identity::of).collect())
+}
+
+/// Ended processes are listed until init has reaped them; `down` is to leave the list as it was.
+async fn await_reaped(processes: &[Identity]) {
+    let deadline = Instant::now() + REAP;
+    while processes.iter().any(|process| process.listed()) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn is_shim(pid: i32, socket: &Path) -> bool {

@@ -49,6 +49,12 @@ impl Identity {
         Self::of(self.pid) == Some(self)
     }
 
+    /// Still in the list of processes, if only because nobody has reaped it yet.
+    pub(crate) fn listed(self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        parse_stat(&stat).is_some_and(|(_, started)| started == self.started)
+    }
+
     pub(crate) fn signal(self, signal: Signal) {
         if self.alive() {
             // It may end between the look and the signal; then there is nothing left to do.

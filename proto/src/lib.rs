@@ -5,7 +5,13 @@
 /// Control plane and node: `push/v1/push.proto`.
 pub mod push {
     /// Version 1.
-    #[allow(missing_docs, missing_debug_implementations, clippy::all, reason = "generated")]
+    #[allow(
+        missing_docs,
+        missing_debug_implementations,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     pub mod v1 {
         tonic::include_proto!("fairlead.push.v1");
     }
@@ -14,7 +20,13 @@ pub mod push {
 /// The daemon's own socket: `admin/v1/admin.proto`.
 pub mod admin {
     /// Version 1.
-    #[allow(missing_docs, missing_debug_implementations, clippy::all, reason = "generated")]
+    #[allow(
+        missing_docs,
+        missing_debug_implementations,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     pub mod v1 {
         tonic::include_proto!("fairlead.admin.v1");
     }

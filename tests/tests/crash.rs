@@ -150,9 +150,10 @@ fn a_killed_node_daemon_loses_no_connection_and_restarts_no_pod() -> Result<()> 
 /// What a person would compare before and after.
 fn machine() -> Result<Vec<(&'static str, BTreeSet<String>)>> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
-    let processes = Command::new("ps").args(["-eo", "args"]).output().context("cannot start ps")?;
+    let processes = Command::new("ps").args(["-eo", "comm,pid"]).output().context("cannot start ps")?;
     let processes = String::from_utf8_lossy(&processes.stdout).into_owned();
-    let ours = |line: &&str| line.contains("fairlead") || line.contains("containerd") || line.contains("/pause");
+    let names = ["fairlead", "containerd", "runc", "pause", "echo"];
+    let ours = |line: &&str| names.iter().any(|name| line.starts_with(name));
     let pins = Command::new("find").args(["/sys/fs/bpf"]).output().context("cannot start find")?;
     let groups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", "*fairlead*"]).output()?;
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
@@ -164,11 +165,7 @@ fn machine() -> Result<Vec<(&'static str, BTreeSet<String>)>> {
         ("mounts", lines(&mounts)),
         ("pins", lines(&String::from_utf8_lossy(&pins.stdout))),
         ("cgroups", lines(&String::from_utf8_lossy(&groups.stdout))),
-        // The tests' own program is called after the package, and `ps` sees itself.
-        (
-            "processes",
-            processes.lines().filter(ours).filter(|line| !line.contains("/deps/")).map(str::to_owned).collect(),
-        ),
+        ("processes", processes.lines().filter(ours).map(str::to_owned).collect()),
         ("sockets", lines(&std::fs::read_dir("/run/containerd/s").map(|d| d.count().to_string()).unwrap_or_default())),
     ])
 }

@@ -170,19 +170,25 @@ fn apply(kubectl: &Kubectl, verb: &str, manifest: &str) -> Result<(bool, String)
 fn is_told_what_is_wrong(kubectl: &Kubectl) -> Result<()> {
     let refused: [(&str, &[&str]); 5] = [
         (
-            "{apiVersion: v1, kind: Service, metadata: {name: bad}, spec: {ports: [{port: 70000}]}}",
+            r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "bad"}, "spec": {"ports": [{"port": 70000}]}}"#,
             &["spec.ports[0].port", "70000", "between 1 and 65535"],
         ),
         (
-            "{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}, dataa: {a: b}}",
+            r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bad"}, "dataa": {"a": "b"}}"#,
             &["strict decoding error", "unknown field \"dataa\""],
         ),
-        ("{apiVersion: v1, kind: ConfigMap, metadata: {name: Bad_Name}}", &["metadata.name", "RFC 1123"]),
         (
-            "{apiVersion: v1, kind: Pod, metadata: {name: bad}, spec: {containers: []}}",
+            r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "Bad_Name"}}"#,
+            &["metadata.name", "RFC 1123"],
+        ),
+        (
+            r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bad"}, "spec": {"containers": []}}"#,
             &["spec.containers", "Required"],
         ),
-        ("{apiVersion: v1, kind: Nonsense, metadata: {name: bad}}", &["no matches for kind \"Nonsense\""]),
+        (
+            r#"{"apiVersion": "v1", "kind": "Nonsense", "metadata": {"name": "bad"}}"#,
+            &["no matches for kind \"Nonsense\""],
+        ),
     ];
     for (manifest, words) in refused {
         let (success, text) = apply(kubectl, "create", manifest)?;
@@ -196,16 +202,16 @@ fn is_told_what_is_wrong(kubectl: &Kubectl) -> Result<()> {
     let (created, text) = apply(
         kubectl,
         "create",
-        "{apiVersion: v1, kind: Pod, metadata: {name: noimage}, spec: {containers: [{name: c, image: \
-         'fairlead.local/nosuch:1', imagePullPolicy: Never}]}}",
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "noimage"}, "spec": {"containers":
+            [{"name": "c", "image": "fairlead.local/nosuch:1", "imagePullPolicy": "Never"}]}}"#,
     )?;
     ensure!(created, "{text}");
     wait_for("ErrImageNeverPull", MINUTE, || has(&kubectl.run(&["get", "pod", "noimage"])?, &["ErrImageNeverPull"]))?;
     let (created, text) = apply(
         kubectl,
         "create",
-        "{apiVersion: v1, kind: Pod, metadata: {name: toobig}, spec: {containers: [{name: c, image: \
-         'fairlead.local/echo:1', resources: {requests: {cpu: '1000'}}}]}}",
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "toobig"}, "spec": {"containers":
+            [{"name": "c", "image": "fairlead.local/echo:1", "resources": {"requests": {"cpu": "1000"}}}]}}"#,
     )?;
     ensure!(created, "{text}");
     wait_for("a reason", MINUTE, || {

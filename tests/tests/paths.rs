@@ -95,18 +95,16 @@ fn from_outside(outside: &Outside, node_port: SocketAddr) -> Result<()> {
 fn to_the_outside(kubectl: &Kubectl, outside: &Outside) -> Result<()> {
     let pod = kubectl.run(&["get", "pods", "-l", "app=echo", "-o", "jsonpath={.items[0].metadata.name}"])?;
     let address = outside.address;
-    outside.run(|| {
-        let listener = std::net::TcpListener::bind((address, 8000))?;
-        listener.set_nonblocking(true)?;
-        let get = ["exec", &pod, "--", "wget", "-q", "-T", "5", "-O", "-", &format!("http://{address}:8000/")];
-        let mut child = kubectl.command(&get).spawn()?;
-        let accepted = wait_for("a pod's connection", Duration::from_secs(10), || Ok(listener.accept()?));
-        child.kill()?;
-        child.wait()?;
-        let (_, client) = accepted?;
-        ensure!(client.ip() == outside.node, "the pod came as {client}, not as its node {}", outside.node);
-        Ok(())
-    })
+    let listener = outside.run(|| Ok(std::net::TcpListener::bind((address, 8000))?))?;
+    listener.set_nonblocking(true)?;
+    let get = ["exec", &pod, "--", "wget", "-q", "-O", "-", &format!("http://{address}:8000/")];
+    let mut child = kubectl.command(&get).spawn()?;
+    let accepted = wait_for("a pod's connection", Duration::from_secs(10), || Ok(listener.accept()?));
+    child.kill()?;
+    child.wait()?;
+    let (_, client) = accepted?;
+    ensure!(client.ip() == outside.node, "the pod came as {client}, not as its node {}", outside.node);
+    Ok(())
 }
 
 /// Endpoints come and go: new ones get connections at once, gone ones get none, and open connections stay.

@@ -53,7 +53,7 @@ enum Command {
     },
     /// Boot a Debian kernel in QEMU and run the packet and namespace tests in it.
     Vm {
-        /// Kernel versions, as in docs/kernels.md.
+        /// Kernel versions, as in KERNELS.md.
         #[arg(default_value = "6.1")]
         kernels: Vec<String>,
         /// Keep the initramfs and the serial log.

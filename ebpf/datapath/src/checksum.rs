@@ -109,7 +109,10 @@ mod tests {
             let check = apply(word([before[10], before[11]]), delta(old, new, from, to));
             // 0x0000 and 0xffff are the same number to a receiver.
             let fresh = word([after[10], after[11]]);
-            assert!(check == fresh || (check % 0xffff == 0 && fresh % 0xffff == 0), "{before:?} {after:?} {check:x}");
+            assert!(
+                check == fresh || (check.is_multiple_of(0xffff) && fresh.is_multiple_of(0xffff)),
+                "{before:?} {after:?} {check:x}"
+            );
         }
     }
 

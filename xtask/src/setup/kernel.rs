@@ -9,7 +9,7 @@ use super::apt::Suite;
 use super::part::{Need, Part, State};
 use crate::place;
 
-/// A kernel of the matrix in docs/kernels.md.
+/// A kernel of the matrix in KERNELS.md.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     /// `6.1`.

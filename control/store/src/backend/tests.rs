@@ -62,8 +62,9 @@ fn pages_continue_after_a_key_and_at_a_revision() {
     });
 }
 
+/// Invariant `MONOTONIC`.
 #[test]
-fn a_watch_is_ordered_gapless_unique_and_resumable_monotonic() {
+fn a_monotonic_watch_is_ordered_gapless_unique_and_resumable() {
     on_each(async |store| {
         let store = Arc::new(store);
         let start = store.revision().await.unwrap();
