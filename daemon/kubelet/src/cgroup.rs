@@ -74,6 +74,10 @@ impl Cgroups {
             }
         }
         delegate(&path)?;
+        if qos(spec) == Qos::BestEffort {
+            // Together they get what nobody else wants.
+            fs::write(mount.join(&self.root).join("besteffort/cpu.weight"), "1")?;
+        }
         for (file, value) in limits(spec) {
             fs::write(path.join(file), value)?;
         }

@@ -197,6 +197,12 @@ impl Cri {
         Ok(call!(self.runtime, attach, request, LOOK)?.url)
     }
 
+    /// URL at which the runtime streams connections to a sandbox's ports.
+    pub(crate) async fn port_forward(&self, sandbox: &str) -> Result<String, CriError> {
+        let request = wire::PortForwardRequest { pod_sandbox_id: sandbox.into(), port: Vec::new() };
+        Ok(call!(self.runtime, port_forward, request, LOOK)?.url)
+    }
+
     /// The image's identity, `None` when the runtime does not have it.
     pub(crate) async fn image(&self, name: &str) -> Result<Option<wire::Image>, CriError> {
         let request = wire::ImageStatusRequest { image: Some(image_spec(name)), verbose: false };

@@ -66,9 +66,9 @@ pub(crate) async fn follow(
             ended = stream(&config, &happened, &alive) => ended,
             () = shutdown.cancelled() => return,
         };
-        alive.send_replace(false);
+        let stood = alive.send_replace(false);
         if let Err(error) = ended {
-            if !told {
+            if !stood && !told {
                 info!(error, "no event stream from the runtime; its state is listed every second instead");
                 told = true;
             }

@@ -4,6 +4,7 @@
 //! `kube-apiserver-kubelet-client` or a member of `system:masters`. `/healthz` is for everybody with such a certificate
 //! or none.
 
+mod passthrough;
 mod pods;
 mod remote;
 mod tls;
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{any, get};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -71,7 +72,8 @@ impl Server {
 
     /// Serves until `shutdown`; then open connections end.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let tasks = TaskTracker::new();
+        let upgrades = Upgrades { tasks: TaskTracker::new(), shutdown: shutdown.clone() };
+        let tasks = upgrades.tasks.clone();
         let router = router(self.context);
         loop {
             let (stream, peer) = tokio::select! {
@@ -85,14 +87,10 @@ impl Server {
                 },
                 () = shutdown.cancelled() => break,
             };
-            let (acceptor, router, shutdown) = (self.acceptor.clone(), router.clone(), shutdown.clone());
-            tasks.spawn(async move {
-                let serve = connection(stream, acceptor, router);
-                tokio::select! {
-                    ended = serve => if let Err(error) = ended {
-                        debug!(%peer, error, "a connection failed");
-                    },
-                    () = shutdown.cancelled() => {}
+            let serve = connection(stream, self.acceptor.clone(), router.clone(), upgrades.clone());
+            upgrades.spawn(async move {
+                if let Err(error) = serve.await {
+                    debug!(%peer, error, "a connection failed");
                 }
             });
         }
@@ -101,12 +99,38 @@ impl Server {
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, acceptor: TlsAcceptor, router: Router) -> Result<(), String> {
+/// Where tasks go that outlive their request: a connection that has switched protocols.
+#[derive(Clone, Debug, Default)]
+struct Upgrades {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Upgrades {
+    /// Runs until it ends, or the server does.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn connection(
+    stream: tokio::net::TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    upgrades: Upgrades,
+) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
     let caller = tls::caller(stream.get_ref().1);
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(upgrades.clone());
         request.map(axum::body::Body::new)
     });
     Builder::new(TokioExecutor::new())
@@ -119,10 +143,12 @@ fn router(context: Arc<Context>) -> Router {
     let guarded = Router::new()
         .route("/pods", get(pods::pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(pods::logs))
-        .route("/exec/{namespace}/{pod}/{container}", get(remote::exec_by_name))
-        .route("/exec/{namespace}/{pod}/{uid}/{container}", get(remote::exec))
-        .route("/attach/{namespace}/{pod}/{container}", get(remote::attach_by_name))
-        .route("/attach/{namespace}/{pod}/{uid}/{container}", get(remote::attach))
+        .route("/exec/{namespace}/{pod}/{container}", any(remote::exec_by_name))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(remote::exec))
+        .route("/attach/{namespace}/{pod}/{container}", any(remote::attach_by_name))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(remote::attach))
+        .route("/portForward/{namespace}/{pod}", any(passthrough::port_forward_by_name))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(passthrough::port_forward))
         .layer(axum::middleware::from_fn(tls::authorize));
     Router::new().route("/healthz", get(|| async { "ok" })).merge(guarded).with_state(context)
 }

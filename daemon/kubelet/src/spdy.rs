@@ -74,28 +74,43 @@ pub(crate) enum Received {
 
 /// Connects to a runtime's streaming URL and switches to SPDY with the given sub-protocol.
 pub(crate) async fn connect(url: &str, protocol: &str) -> Result<(Writer, Reader), SpdyError> {
+    let (socket, _) = switch(url, &[protocol]).await?;
+    let (read, write) = socket.into_split();
+    Ok((Writer { socket: write, headers: Headers::new()?, next: 1 }, Reader { socket: BufReader::new(read) }))
+}
+
+/// Connects to a runtime's streaming URL and switches to SPDY. Returns the connection, on which frames follow, and the
+/// sub-protocol the runtime has chosen.
+pub(crate) async fn switch(url: &str, protocols: &[&str]) -> Result<(TcpStream, Option<String>), SpdyError> {
     let uri: http::Uri = url.parse().map_err(|_| SpdyError::Url(url.to_owned()))?;
     let authority = uri.authority().ok_or_else(|| SpdyError::Url(url.to_owned()))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut socket = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
     socket.set_nodelay(true)?;
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
-         X-Stream-Protocol-Version: {protocol}\r\nContent-Length: 0\r\n\r\n"
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n"
     );
-    socket.write_all(request.as_bytes()).await?;
-    let (read, write) = socket.into_split();
-    let mut read = BufReader::new(read);
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD {
-        head.push(read.read_u8().await?);
+    for protocol in protocols {
+        request.push_str(&format!("X-Stream-Protocol-Version: {protocol}\r\n"));
     }
-    let status = String::from_utf8_lossy(&head);
-    let status = status.lines().next().unwrap_or_default();
+    request.push_str("\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    // Byte by byte, so that nothing of the frames behind the head is taken with it.
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD {
+        head.push(socket.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let status = head.lines().next().unwrap_or_default();
     if status.split(' ').nth(1) != Some("101") {
         return Err(SpdyError::Refused(status.to_owned()));
     }
-    Ok((Writer { socket: write, headers: Headers::new()?, next: 1 }, Reader { socket: read }))
+    let chosen = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("x-stream-protocol-version"))
+        .map(|(_, value)| value.trim().to_owned());
+    Ok((socket, chosen))
 }
 
 impl Writer {

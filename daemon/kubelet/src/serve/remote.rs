@@ -2,13 +2,15 @@
 //!
 //! The WebSocket speaks `v5.channel.k8s.io` or `v4.channel.k8s.io`: the first byte of a message is its channel. In v5 a
 //! message on channel 255 ends the channel it names, which is how standard input ends. The outcome, exit code included,
-//! comes from the runtime as a `Status` and goes through on the error channel.
+//! comes from the runtime as a `Status` and goes through on the error channel. A client that speaks SPDY itself is passed
+//! through to the runtime as it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
@@ -18,6 +20,7 @@ use k8s_cri::v1 as wire;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::passthrough;
 use super::pods::{Refusal, containers};
 use crate::context::Context;
 use crate::spdy::{self, Received, SpdyError, Streams};
@@ -32,6 +35,9 @@ const CLOSE: u8 = 255;
 const PROTOCOL: &str = "v4.channel.k8s.io";
 /// Normal closure of a WebSocket.
 const NORMAL: u16 = 1_000;
+
+/// The client's wish for a WebSocket, if it has one.
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 /// What a query asks for. The API server's names (`input`) and the API's own (`stdin`) both count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,9 +76,10 @@ pub(super) async fn exec(
     State(context): State<Arc<Context>>,
     Path((namespace, pod, _, container)): Path<(String, String, String, String)>,
     query: RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    open(context, namespace, pod, container, query, upgrade, true).await
+    open(context, namespace, pod, container, query, upgrade, request, true).await
 }
 
 /// `GET /exec/NS/POD/CONTAINER?command=…`.
@@ -80,9 +87,10 @@ pub(super) async fn exec_by_name(
     State(context): State<Arc<Context>>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     query: RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    open(context, namespace, pod, container, query, upgrade, true).await
+    open(context, namespace, pod, container, query, upgrade, request, true).await
 }
 
 /// `GET /attach/NS/POD/UID/CONTAINER`.
@@ -90,9 +98,10 @@ pub(super) async fn attach(
     State(context): State<Arc<Context>>,
     Path((namespace, pod, _, container)): Path<(String, String, String, String)>,
     query: RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    open(context, namespace, pod, container, query, upgrade, false).await
+    open(context, namespace, pod, container, query, upgrade, request, false).await
 }
 
 /// `GET /attach/NS/POD/CONTAINER`.
@@ -100,18 +109,21 @@ pub(super) async fn attach_by_name(
     State(context): State<Arc<Context>>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     query: RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    open(context, namespace, pod, container, query, upgrade, false).await
+    open(context, namespace, pod, container, query, upgrade, request, false).await
 }
 
+#[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart by the router")]
 async fn open(
     context: Arc<Context>,
     namespace: String,
     pod: String,
     container: String,
     RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
+    request: Request,
     exec: bool,
 ) -> Result<Response, Refusal> {
     let wanted = Wanted::parse(query.as_deref().unwrap_or_default());
@@ -149,6 +161,10 @@ async fn open(
     };
     let failed = |text: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text);
     let url = url.map_err(|error| failed(error.to_string()))?;
+    if passthrough::is_spdy(&request) {
+        return passthrough::spdy(request, &url).await;
+    }
+    let upgrade = upgrade.map_err(|why| Refusal(StatusCode::BAD_REQUEST, why.to_string()))?;
     let (mut writer, reader) = spdy::connect(&url, PROTOCOL).await.map_err(|error| failed(error.to_string()))?;
     let kinds = BTreeMap::from([
         ("stdin", wanted.stdin),

@@ -172,6 +172,7 @@ impl Probes {
                 (true, _) if container.readiness_probe.is_none() => &[],
                 (true, _) => &[probe::Kind::Readiness],
                 (false, false) => &[probe::Kind::Startup],
+                (false, true) if state.kill.is_some() => &[probe::Kind::Readiness],
                 (false, true) => &[probe::Kind::Readiness, probe::Kind::Liveness],
             };
             for kind in kinds.iter().copied().filter(|kind| kind.of(container).is_some()) {
