@@ -53,6 +53,14 @@ pub enum CriError {
 }
 
 impl CriError {
+    /// The way events put it: with the code of the call, as gRPC clients print it.
+    pub(crate) fn as_rpc(&self) -> String {
+        match self {
+            Self::Call { status, .. } => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
+            other => other.to_string(),
+        }
+    }
+
     /// The object asked for is not there.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { status, .. } if status.code() == tonic::Code::NotFound)

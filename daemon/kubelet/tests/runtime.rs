@@ -91,6 +91,8 @@ async fn failures_are_told_in_the_words_clients_know() {
     let crashed = rig.latest("crash").expect("a status").container_statuses.expect("statuses");
     let last = crashed[0].last_state.clone().and_then(|state| state.terminated).expect("an end");
     assert_eq!((last.exit_code, last.reason.as_deref(), last.message.as_deref()), (7, Some("Error"), Some("why\n")));
+    let back_off = "Back-off restarting failed container c in pod crash_default(uid-crash)";
+    assert!(rig.events().contains(&("BackOff".into(), back_off.into())), "{:?}", rig.events());
     rig.wait_pod("never", "ErrImageNeverPull", waits("ErrImageNeverPull")).await;
     rig.wait_pod("pull", "ImagePullBackOff", waits("ImagePullBackOff")).await;
     rig.wait_pod("config", "CreateContainerConfigError", waits("CreateContainerConfigError")).await;

@@ -50,7 +50,7 @@ pub(crate) async fn create_sandbox(context: Arc<Context>, pod: Arc<Pod>, attempt
         context.pod_event(Kind::Warning, &name, "MissingClusterDNS", &text);
     }
     context.cri.run_sandbox(config).await.map_err(|error| {
-        let text = format!("Failed to create pod sandbox: rpc error: {error}");
+        let text = format!("Failed to create pod sandbox: {}", error.as_rpc());
         context.pod_event(Kind::Warning, &name, "FailedCreatePodSandBox", &text);
         error.to_string()
     })

@@ -351,6 +351,14 @@ impl Worker {
     fn report(&mut self, now: Timestamp) {
         let status = status::status(&self.pod, &self.observed, &self.memory, &self.status, &self.context.host, now);
         if status != self.status {
+            for container in inputs::new_back_offs(&self.status, &status) {
+                let text = format!(
+                    "Back-off restarting failed container {container} in pod {}_{}({})",
+                    self.name.name, self.name.namespace, self.name.uid
+                );
+                let (_, path) = act::find(&self.pod.spec.clone().unwrap_or_default(), &container);
+                self.context.container_event(Kind::Warning, &self.name, &path, "BackOff", &text);
+            }
             self.context.outbox.pod_status(&self.name, status.clone());
             self.status = status;
         }

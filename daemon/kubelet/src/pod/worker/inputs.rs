@@ -212,6 +212,22 @@ impl Probes {
     }
 }
 
+/// The containers that wait for a restart since the new status, be it for the first time or after another end.
+pub(super) fn new_back_offs(before: &PodStatus, now: &PodStatus) -> Vec<String> {
+    let waits = |status: &ContainerStatus| {
+        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff")
+    };
+    let all = |status: &PodStatus| -> Vec<ContainerStatus> {
+        status.init_container_statuses.iter().chain(&status.container_statuses).flatten().cloned().collect()
+    };
+    let old = all(before);
+    let known = |status: &ContainerStatus| {
+        old.iter().any(|old| old.name == status.name && waits(old) && old.restart_count == status.restart_count)
+    };
+    all(now).into_iter().filter(|status| waits(status) && !known(status)).map(|status| status.name).collect()
+}
+
 fn reported<'a>(status: &'a PodStatus, name: &str, id: &str) -> Option<&'a ContainerStatus> {
     let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     all.into_iter().find(|status| {
