@@ -1,4 +1,5 @@
-//! What the runtime is told about a container. Pure: volumes are made and files written before.
+//! What the runtime is told about a container. Volumes are made and files written before; only a subPath that is not there
+//! yet is made here.
 
 use std::path::{Path, PathBuf};
 
