@@ -2,7 +2,7 @@
 //!
 //! Its worker ([`worker`]) owns the state ([`state`]): it observes the runtime, asks the pure plan ([`plan`]) what to do
 //! next, carries that out ([`act`]) and says how the pod fares ([`status`]). What a sandbox or container is made of comes
-//! from [`sandbox`], [`container`], [`env`] and [`security`].
+//! from [`sandbox`], [`container`], [`mod@env`] and [`security`].
 
 pub(crate) mod act;
 pub(crate) mod container;
