@@ -26,6 +26,9 @@ const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Kernels of the `vm` layer.
 const KERNELS: [&str; 1] = ["6.1"];
 
+/// The kubelet's tests against a real runtime.
+const RUNTIME: &str = "runtime";
+
 /// A layer of tests, from fast to slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Layer {
@@ -54,14 +57,17 @@ impl Layer {
     }
 
     /// The test programs of a layer: the files of `tests/tests`. Those that ask the kernel alone are known by name, all
-    /// others ask a cluster.
+    /// others ask a cluster; with them goes the kubelet's own, which asks a container runtime.
     fn programs(self) -> Vec<String> {
         let kernel = |name: &String| matches!(name.as_str(), "packet" | "netns");
         let mut names = all_programs();
         match self {
             Self::Pure => names.clear(),
             Self::Packet | Self::Netns => names.retain(|name| *name == self.to_string()),
-            Self::Cluster => names.retain(|name| !kernel(name)),
+            Self::Cluster => {
+                names.retain(|name| !kernel(name));
+                names.push(RUNTIME.to_owned());
+            }
             Self::Vm => names.retain(kernel),
         }
         names

@@ -11,7 +11,6 @@ use rig::Rig;
 const SHELL: &str = r#""image":"fairlead.local/busybox:1","imagePullPolicy":"Never""#;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and containerd"]
 async fn a_pod_runs_restarts_is_probed_and_ends() {
     let mut rig = Rig::start().await;
     rig.config_map("cm", r#"{"data":{"greeting":"hello"}}"#);
@@ -67,7 +66,6 @@ async fn a_pod_runs_restarts_is_probed_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and containerd"]
 async fn failures_are_told_in_the_words_clients_know() {
     let mut rig = Rig::start().await;
     rig.pod("crash", &format!(r#"{{"containers":[{{"name":"c",{SHELL},"command":["sh","-c","echo bye; echo why > /dev/termination-log; exit 7"]}}]}}"#));
