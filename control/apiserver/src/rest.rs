@@ -1,7 +1,7 @@
 //! The verbs, each in a file: what is read, what is checked, what is written.
 //!
 //! A verb is a function of the [`Api`](crate::api::Api) and plain values; the REST front ([`route`]) and the loops'
-//! client call the same ones. Writes share one step, [`write`], which is the only place that reaches the store.
+//! client call the same ones. Writes share one step, [`mod@write`], which is the only place that reaches the store.
 //!
 //! Invariant `ADMITTED`: nothing reaches the store undefaulted or unvalidated.
 

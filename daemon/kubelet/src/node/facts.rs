@@ -62,7 +62,7 @@ pub(crate) fn read(data_dir: &Path, runtime: String) -> Facts {
 /// Looks at memory, disk and process numbers.
 pub(crate) fn pressure(data_dir: &Path) -> Pressure {
     let disk = nix::sys::statvfs::statvfs(data_dir)
-        .is_ok_and(|stat| stat.blocks() > 0 && stat.blocks_available() * 100 / stat.blocks() < 5);
+        .is_ok_and(|stat| is_scarce(stat.blocks() - stat.blocks_free(), stat.blocks_available()));
     let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let most = number("/proc/sys/kernel/pid_max").unwrap_or(u64::MAX);
     let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -82,6 +82,11 @@ fn os_image(text: &str) -> String {
     name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
 }
 
+/// Under 5 % left of what may be used at all: as `df` counts, blocks that are held back for others are no capacity.
+fn is_scarce(used: u64, available: u64) -> bool {
+    available * 100 < (used + available) * 5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +95,14 @@ mod tests {
     fn the_distribution_is_named() {
         assert_eq!(os_image("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
         assert_eq!(os_image(""), "Linux");
+    }
+
+    #[test]
+    fn a_disk_is_scarce_by_what_may_be_used() {
+        assert!(is_scarce(96, 4));
+        assert!(!is_scarce(95, 5));
+        // Most of this file system is held back: what is left is plenty of what there ever was.
+        assert!(!is_scarce(80, 12));
+        assert!(!is_scarce(0, 0), "nothing is known of it");
     }
 }
