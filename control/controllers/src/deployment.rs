@@ -4,7 +4,7 @@
 //! old ones to the new one within the bounds of the strategy; the ReplicaSets' own loop makes the pods. Sizes are
 //! computed from the ReplicaSets' status, so a rollout goes on wherever it was, whoever interrupted it.
 //!
-//! - [`plan`]: one turn as a pure function. [`sizes`]: its arithmetic. [`sets`]: ReplicaSets, hashes, annotations.
+//! - [`mod@plan`]: one turn as a pure function. [`sizes`]: its arithmetic. [`sets`]: ReplicaSets, hashes, annotations.
 //!   [`status`]: status and conditions.
 //!
 //! Rollback is the client's: `kubectl rollout undo` writes an old template into the Deployment.

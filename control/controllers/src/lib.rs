@@ -8,7 +8,7 @@
 //! - A loop acts on a key only after its caches have seen its own earlier writes, so it never creates or deletes twice
 //!   because a cache lags.
 //!
-//! - [`r#loop`]: the workers around a loop; `caches`: what they share; `writer`: writes that are waited for.
+//! - `loop`: the workers around a loop; `caches`: what they share; `writer`: writes that are waited for.
 //! - `deployment`, `replicaset`: workloads. `endpointslice`, `endpoints`: Services' backends.
 //! - `namespace`, `serviceaccount`, `root_ca`: what a namespace begins and ends with.
 //! - `garbage`, `pod_gc`, `event_ttl`: what nobody needs any more.

@@ -2,7 +2,8 @@
 //! the pod's interface.
 //!
 //! Two programs, so that a real card does not pay for virtual ones: behind a veth the sender may have left the checksum
-//! unfinished, which shows as the bare pseudo-header sum in its field.
+//! unfinished, which shows as the bare pseudo-header sum in its field. One finished checksum in 65536 is that number
+//! too and is taken for an unfinished one: XDP is not told which it is.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;

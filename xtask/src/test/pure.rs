@@ -17,7 +17,8 @@ pub(crate) fn perform(embedded: &Embedded) -> Outcome {
     let clippy = ["--lib", "--bins", "--benches", "--tests", "--test", "*", "--", "--deny", "warnings"];
     sum.add(check("cargo clippy", workspace(embedded, "clippy").args(clippy)));
     let mut doc = workspace(embedded, "doc");
-    doc.args(["--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "-Dwarnings");
+    doc.args(["--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links");
     sum.add(check("cargo doc", &mut doc));
     sum
 }
