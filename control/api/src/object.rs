@@ -1,7 +1,7 @@
 //! An API object: a JSON tree with the accessors every hop needs.
 //!
-//! The tree is the truth, so fields this build does not know survive a round trip; a typed view is made where a loop
-//! wants one. Objects are shared as `Arc<Object>` and never changed in place once shared.
+//! The tree is the truth, a typed view is made where a loop wants one. Fields no schema knows are dropped where clients'
+//! input is read (`decode`), not here. Objects are shared as `Arc<Object>` and never changed in place once shared.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
