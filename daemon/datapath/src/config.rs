@@ -1,10 +1,11 @@
 //! What the data path is told at start, and the shapes its callers hand in and get back.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use fairlead_source::ServiceName;
-use ipnet::Ipv4Net;
+use fairlead_source::{Dsr, ServiceName};
+use ipnet::{IpNet, Ipv4Net};
 
 /// How this node's data path is set up. [`Config::new`] gives the product's defaults.
 #[derive(Clone, Debug)]
@@ -14,19 +15,36 @@ pub struct Config {
     /// A cgroup v2 directory: the sockets of every process below it go through the hooks.
     pub cgroup: PathBuf,
     /// Addresses on which NodePorts answer, besides those of the uplinks.
-    pub node_addresses: Vec<Ipv4Addr>,
-    /// Where pods of the whole cluster live. What leaves it by an uplink is masqueraded.
-    pub cluster_cidr: Ipv4Net,
+    pub node_addresses: Vec<IpAddr>,
+    /// NodePorts answer only on addresses in one of these networks; empty: on all of the node's.
+    pub node_port_networks: Vec<IpNet>,
+    /// NodePorts answer processes of this node on 127.0.0.1 and ::1, too.
+    pub node_port_loopback: bool,
+    /// Services answer on their `externalIPs`. Whoever may create a Service may then take any address over
+    /// (CVE-2020-8554).
+    pub external_ips: bool,
+    /// Where pods of the whole cluster live, at most one network per family. What leaves it by an uplink is masqueraded.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Masquerade pods that leave the cluster.
+    pub masquerade: bool,
     /// Destinations outside the cluster that pods reach under their own address; at most
-    /// [`fairlead_abi::NON_MASQUERADE_MAX`].
-    pub non_masquerade: Vec<Ipv4Net>,
-    /// Capacity of the table of services (a Service takes one entry per address and port).
+    /// [`fairlead_abi::NON_MASQUERADE_MAX`] per family.
+    pub non_masquerade: Vec<IpNet>,
+    /// Addresses to translate sources to, besides each uplink's first: each adds 64,512 flows per destination.
+    pub source_addresses: Vec<IpAddr>,
+    /// Direct server return, where a Service does not say.
+    pub dsr: Dsr,
+    /// Redirect packets between uplinks and pods' interfaces, past the host's stack and its netfilter rules.
+    pub redirect: bool,
+    /// How long connections of a removed endpoint go on before they are reset.
+    pub drain: Duration,
+    /// Capacity of the tables of services (a Service takes one entry per address and port), per family.
     pub services: u32,
     /// Capacity of the table of endpoints.
     pub backends: u32,
     /// Capacity of the slots: a service takes one per endpoint, and a Maglev ring if it is reachable from outside.
     pub slots: u32,
-    /// Capacity of the table of flows; a translated connection takes two entries.
+    /// Capacity of the tables of flows, per family; a translated connection takes two entries.
     pub flows: u32,
 }
 
@@ -37,8 +55,16 @@ impl Config {
             bpffs: bpffs.into(),
             cgroup: cgroup.into(),
             node_addresses: Vec::new(),
-            cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            node_port_networks: Vec::new(),
+            node_port_loopback: false,
+            external_ips: false,
+            cluster_cidrs: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16))],
+            masquerade: true,
             non_masquerade: Vec::new(),
+            source_addresses: Vec::new(),
+            dsr: Dsr::Off,
+            redirect: false,
+            drain: Duration::from_secs(30),
             services: 65_536,
             backends: 131_072,
             slots: 1 << 20,
@@ -54,11 +80,11 @@ pub struct PodInterface {
     pub name: String,
     /// Its index.
     pub ifindex: u32,
-    /// The pod's address.
-    pub address: Ipv4Addr,
-    /// Hardware address of the pod's own end.
+    /// The pod's addresses; empty where they are not known.
+    pub addresses: Vec<IpAddr>,
+    /// Hardware address of the pod's own end; zero where it is not known.
     pub mac: [u8; 6],
-    /// See [`crate::netns_cookie`]; 0 where the kernel has none (before 5.14).
+    /// See [`crate::netns_cookie`]; 0 where the kernel has none (before 5.14), or the namespace is not known.
     pub netns_cookie: u64,
 }
 
@@ -90,8 +116,8 @@ pub struct Uplink {
     pub name: String,
     /// Interface index.
     pub ifindex: u32,
-    /// Its IPv4 addresses, the first being the one pods are masqueraded behind.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses, the first of each family being the one pods are masqueraded behind. Without link-local ones.
+    pub addresses: Vec<IpAddr>,
     /// How packets arrive.
     pub mode: UplinkMode,
     /// Why not better.
@@ -103,6 +129,8 @@ pub struct Uplink {
 pub struct SyncReport {
     /// Map writes performed.
     pub steps: usize,
+    /// System calls that took; arrays shared with the kernel are written without any.
+    pub system_calls: usize,
     /// Services refused alone, with the reason; the rest is in force.
     pub rejected: Vec<(ServiceName, String)>,
 }

@@ -19,7 +19,7 @@ pub mod view;
 
 pub use push::{Push, PushReporter};
 pub use report::{Outcome, Report, ReportError, Reporter, Retry};
-pub use service::{Endpoint, Port, Protocol, Service, ServiceName};
+pub use service::{Dsr, Endpoint, Port, Protocol, Service, ServiceName};
 pub use source::{Acknowledgements, Contact, Feed, Source};
 pub use update::{Item, ObjectName, Rejected, Update};
 pub use view::{Changes, View};

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// Namespace and name of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {
     /// Namespace.
     pub namespace: String,
@@ -29,14 +31,16 @@ pub enum Protocol {
     Sctp,
 }
 
-/// One Service with all its ports and endpoints. Headless and ExternalName services have no addresses here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One Service with all its ports and endpoints. Headless and ExternalName services do not come this far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Whose it is.
     pub name: ServiceName,
-    /// `spec.clusterIPs`, parsed; empty for headless and ExternalName.
+    /// `spec.clusterIPs`, parsed.
     pub cluster_ips: Vec<IpAddr>,
-    /// Addresses of load balancers whose `ipMode` is VIP, and `spec.externalIPs`.
+    /// `status.loadBalancer.ingress[].ip` whose `ipMode` is VIP.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`; the data path answers on them only where the operator allows it.
     pub external_ips: Vec<IpAddr>,
     /// `sessionAffinity: ClientIP` with its timeout.
     pub affinity: Option<Duration>,
@@ -44,8 +48,26 @@ pub struct Service {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
+    /// `loadBalancerSourceRanges`: empty lets everybody in. Hold for load balancer addresses and NodePorts.
+    pub source_ranges: Vec<IpNet>,
+    /// `healthCheckNodePort`, where `externalTrafficPolicy` is Local and the type LoadBalancer.
+    pub health_check_node_port: Option<u16>,
+    /// Direct server return, where the Service's annotation says something; `None`: as the node is configured.
+    pub dsr: Option<Dsr>,
     /// In the order of `spec.ports`.
     pub ports: Vec<Port>,
+}
+
+/// How packets reach an endpoint on another node so that it answers the client itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dsr {
+    /// They do not: the source is translated, and the answer comes back this way.
+    #[default]
+    Off,
+    /// Encapsulated (IP in IP), to the endpoint's address.
+    Ipip,
+    /// By the hardware address of the endpoint's node, which must be on the link.
+    L2,
 }
 
 /// One port of a Service with the endpoints behind it.
@@ -76,4 +98,22 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Runs on this node.
     pub local: bool,
+    /// Hints (topology, `trafficDistribution`) leave it to clients of this node, or say nothing. Only what a `Local`
+    /// policy does not decide heeds this.
+    pub near: bool,
+    /// Share of new connections relative to others, 0 to 256; 1 where the slice's annotation says nothing. 0: none while
+    /// others have any.
+    pub weight: u16,
+}
+
+impl Endpoint {
+    /// A ready one on this node, of weight 1.
+    pub fn local(address: SocketAddr) -> Self {
+        Self { address, ready: true, serving: true, terminating: false, local: true, near: true, weight: 1 }
+    }
+
+    /// A ready one on another node, of weight 1.
+    pub fn remote(address: SocketAddr) -> Self {
+        Self { local: false, ..Self::local(address) }
+    }
 }

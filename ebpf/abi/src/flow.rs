@@ -1,117 +1,97 @@
-//! What is remembered about flows and sockets.
+//! What is remembered about packets that belong together.
 //!
-//! A translated flow has two entries: one under the packets of the side that opened it, one under the replies as they
-//! come back. Each can be computed from the other, so that either end can mark both.
+//! A flow is two entries, one per direction. Each says under which addresses and ports packets of a direction leave when
+//! they arrive under the key's. With T the tuple under which the opening side's packets arrive and T' the one under
+//! which they leave, the entries are `T → T'` and `reverse(T') → reverse(T)`: either can be computed from the other. A
+//! flow that is left as it is has `T = T'`; it is kept because its presence means something (see [`FlowFlags::DIRECT`]).
+//!
+//! The reply's key is what a new flow must find free: two flows that would leave under one tuple get different source
+//! ports, whoever their clients are and whichever address they asked for.
 
-/// Key of `FLOWS`: the packet as it arrives, before translation.
+use crate::{V4, V6};
+
+/// Key of `FLOWS4` and `FLOWS6`: the packet as it arrives, before translation.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
+pub struct FlowKey<A> {
     /// Source address.
-    pub src: [u8; 4],
+    pub src: A,
     /// Destination address.
-    pub dst: [u8; 4],
+    pub dst: A,
     /// Source port, or the id of an ICMP echo.
     pub sport: [u8; 2],
-    /// Destination port; zero for ICMP echo.
+    /// Destination port, or once more the id of an ICMP echo.
     pub dport: [u8; 2],
     /// IP protocol.
     pub proto: u8,
-    /// A [`FlowKind`].
-    pub kind: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: [u8; 3],
 }
 
-/// Which table of flows an entry belongs to. They share one map, so that memory goes where it is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum FlowKind {
-    /// Client towards a service; the destination is translated.
-    Service = 1,
-    /// Endpoint's answer to a service's client; the source is translated.
-    Reply = 2,
-    /// Pod towards the outside; the source is translated.
-    Masquerade = 3,
-    /// The outside's answer to a masqueraded pod; the destination is translated.
-    Unmasquerade = 4,
-}
-
-/// Value of `FLOWS`: enough to forward without another lookup.
+/// Value of `FLOWS4` and `FLOWS6`: enough to forward without another lookup.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowValue {
-    /// What to write in place of the translated end.
-    pub addr: [u8; 4],
-    /// Its port.
-    pub port: [u8; 2],
+pub struct FlowValue<A> {
+    /// Source address the packet leaves with.
+    pub src: A,
+    /// Destination address it leaves with; with direct server return, the endpoint to encapsulate towards.
+    pub dst: A,
+    /// Source port it leaves with.
+    pub sport: [u8; 2],
+    /// Destination port it leaves with.
+    pub dport: [u8; 2],
     /// A combination of [`FlowFlags`].
-    pub flags: u16,
-    /// Endpoint chosen.
+    pub flags: u32,
+    /// Endpoint chosen; of meaning with [`FlowFlags::CHOSEN`].
     pub backend: u32,
     /// [`crate::Backend::life`] when it was chosen.
     pub life: u32,
-    /// `jiffies >> tick_shift` of the last packet, for masqueraded flows.
+    /// Ticks at the last packet of this direction.
     pub seen: u32,
 }
 
-/// Flags of a flow.
+/// Flags of a flow's entry.
 #[derive(Debug)]
 pub struct FlowFlags;
 
 impl FlowFlags {
-    /// A FIN or RST went by.
-    pub const CLOSING: u16 = 1;
-    /// Nothing is translated: somebody outside talks to a pod's own address.
-    pub const DIRECT: u16 = 2;
+    /// A FIN went by in this direction.
+    pub const FIN: u32 = 1;
+    /// An RST went by in this direction.
+    pub const RST: u32 = 1 << 1;
+    /// Nothing is translated: somebody outside talks to a pod's own address, and is to be answered from it.
+    pub const DIRECT: u32 = 1 << 2;
+    /// Towards an endpoint: [`FlowValue::backend`] and [`FlowValue::life`] count.
+    pub const CHOSEN: u32 = 1 << 3;
+    /// The client is a pod of this node: translated at pods' interfaces. Without it: at uplinks.
+    pub const POD: u32 = 1 << 4;
+    /// Leaves under an address of the node, or towards another node: sent out by us, since the host's routing drops what
+    /// comes in under an address of its own.
+    pub const TRANSMIT: u32 = 1 << 5;
+    /// Goes back out by the interface it came in by: a pod talks to itself through a service.
+    pub const HAIRPIN: u32 = 1 << 6;
+    /// Left as it is, and sent to the endpoint's node encapsulated. No entry for replies: they do not come by.
+    pub const DSR_IPIP: u32 = 1 << 7;
+    /// Left as it is, and sent to the endpoint's node by its hardware address. No entry for replies either.
+    pub const DSR_L2: u32 = 1 << 8;
+    /// The entry for packets of the side that was asked.
+    pub const REPLY: u32 = 1 << 9;
 }
 
-/// Key of `SOCKETS`: a socket and an address it talks to, before or after translation.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SocketKey {
-    /// Cookie of the socket.
-    pub cookie: u64,
-    /// Address of the service or of the endpoint.
-    pub addr: [u8; 4],
-    /// Port.
-    pub port: [u8; 2],
-    /// 0: service to endpoint; 1: endpoint to service.
-    pub back: u8,
-    /// IP protocol.
-    pub proto: u8,
-}
-
-/// Value of `SOCKETS`.
-#[repr(C, align(4))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketValue {
-    /// Address to show or use instead.
-    pub addr: [u8; 4],
-    /// Port.
-    pub port: [u8; 2],
-    /// Zero.
-    pub pad: u16,
-    /// Endpoint chosen.
-    pub backend: u32,
-    /// [`crate::Backend::life`] when it was chosen.
-    pub life: u32,
-}
-
-const _: () = assert!(size_of::<FlowKey>() == 16 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<FlowValue>() == 20 && align_of::<FlowValue>() == 4);
-const _: () = assert!(size_of::<SocketKey>() == 16 && align_of::<SocketKey>() == 8);
-const _: () = assert!(size_of::<SocketValue>() == 16);
+const _: () = assert!(size_of::<FlowKey<V4>>() == 16 && align_of::<FlowKey<V4>>() == 4);
+const _: () = assert!(size_of::<FlowKey<V6>>() == 40);
+const _: () = assert!(size_of::<FlowValue<V4>>() == 28 && align_of::<FlowValue<V4>>() == 4);
+const _: () = assert!(size_of::<FlowValue<V6>>() == 52);
 
 // SAFETY: repr(C), every byte is initialised (padding is named), any bit pattern is valid.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for FlowKey {}
+unsafe impl aya::Pod for FlowKey<V4> {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for FlowValue {}
+unsafe impl aya::Pod for FlowKey<V6> {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for SocketKey {}
+unsafe impl aya::Pod for FlowValue<V4> {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for SocketValue {}
+unsafe impl aya::Pod for FlowValue<V6> {}

@@ -1,65 +1,119 @@
 //! What the BPF programs and user space agree on: keys, values, names, limits and verdict counters.
 //!
 //! Everything here is plain data of fixed layout, asserted at compile time. Addresses and ports are byte arrays as they
-//! stand in the packet. A change of any layout raises [`VERSION`], which is part of the pin path, so that a daemon never
-//! reads the maps of another layout.
+//! stand in the packet; IPv4 and IPv6 have tables of their own where the key holds an address, so that an IPv4 entry
+//! stays small. A change of any layout raises [`VERSION`], which is part of the pin path, so that a daemon never reads
+//! the maps of another layout.
 #![no_std]
 
+mod backend;
+mod client;
 mod counter;
 mod flow;
+mod node;
 mod service;
+mod trace;
 
+pub use backend::{Backend, MemberKey};
+pub use client::{AffinityKey, AffinityValue, FragmentKey, FragmentValue, Pod, RangeKey, SocketKey, SocketValue};
 pub use counter::Counter;
-pub use flow::{FlowFlags, FlowKey, FlowKind, FlowValue, SocketKey, SocketValue};
-pub use service::{Backend, Group, Node, Range, ServiceKey, ServiceValue};
+pub use flow::{FlowFlags, FlowKey, FlowValue};
+pub use node::{Net4, Net6, Node, SourcePool};
+pub use service::{Group, Range, ServiceKey, ServiceValue};
+pub use trace::{Trace, TraceSteps};
 
 /// Version of all layouts here; a part of the pin path.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// Most destinations that [`Node::non_masquerade`] holds.
+/// An IPv4 address as it stands in the packet.
+pub type V4 = [u8; 4];
+
+/// An IPv6 address as it stands in the packet.
+pub type V6 = [u8; 16];
+
+/// The IPv4 address in the form in which tables of both families hold it: `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2).
+pub const fn mapped(addr: V4) -> V6 {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, addr[0], addr[1], addr[2], addr[3]]
+}
+
+/// Most destinations, per family, that pods reach under their own address.
 pub const NON_MASQUERADE_MAX: usize = 8;
 
-/// Ports that masqueraded flows leave from: above the kernel's default ephemeral range (32768-60999) and the NodePorts
-/// (30000-32767), so that no socket of the host and no NodePort can be hit by the reply.
-pub const MASQUERADE_PORTS: core::ops::RangeInclusive<u16> = 61_000..=65_535;
+/// Most addresses of each family that one uplink's [`SourcePool`] holds.
+pub const SOURCES_MAX: usize = 8;
 
-/// Ports tried for one new masqueraded flow before it is dropped.
-pub const MASQUERADE_TRIES: u32 = 16;
+/// The first port given to a flow whose source is translated; ports go up to 65535.
+pub const SOURCE_PORT_FIRST: u16 = 1024;
+
+/// Ports tried for one new flow before it is dropped.
+pub const SOURCE_PORT_TRIES: u32 = 64;
+
+/// Ticks (see [`Node::tick_shift`]) of silence after which an entry's reply tuple may be given to another flow.
+pub mod idle {
+    /// After FIN of both sides, or RST.
+    pub const CLOSED: u32 = 60;
+    /// TCP.
+    pub const TCP: u32 = 86_400;
+    /// Everything else.
+    pub const OTHER: u32 = 180;
+}
 
 /// IP protocol numbers.
 pub mod proto {
     /// Internet Control Message Protocol.
     pub const ICMP: u8 = 1;
+    /// IPv4 in IP.
+    pub const IPIP: u8 = 4;
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
     /// Stream Control Transmission Protocol.
     pub const SCTP: u8 = 132;
 }
 
-/// Names of the maps, as pinned.
+/// Names of the maps, as pinned. Where there are two of a kind, `4` and `6` name the family.
 pub mod map {
-    /// Hash: [`crate::ServiceKey`] to [`crate::ServiceValue`].
-    pub const SERVICES: &str = "SERVICES";
+    /// Hash: [`crate::ServiceKey`] of IPv4 to [`crate::ServiceValue`].
+    pub const SERVICES4: &str = "SERVICES4";
+    /// Hash: [`crate::ServiceKey`] of IPv6 to [`crate::ServiceValue`].
+    pub const SERVICES6: &str = "SERVICES6";
     /// Mapped array of [`crate::Group`].
     pub const GROUPS: &str = "GROUPS";
     /// Mapped array of backend ids.
     pub const SLOTS: &str = "SLOTS";
     /// Mapped array of [`crate::Backend`].
     pub const BACKENDS: &str = "BACKENDS";
-    /// LRU hash: [`crate::FlowKey`] to [`crate::FlowValue`].
-    pub const FLOWS: &str = "FLOWS";
+    /// Hash: [`crate::MemberKey`] to backend id, for services with direct server return.
+    pub const MEMBERS: &str = "MEMBERS";
+    /// LPM trie: [`crate::RangeKey`] to 1: who may use a service with source ranges.
+    pub const RANGES: &str = "RANGES";
+    /// LRU hash: [`crate::AffinityKey`] to [`crate::AffinityValue`].
+    pub const AFFINITY: &str = "AFFINITY";
+    /// LRU hash: [`crate::FlowKey`] of IPv4 to [`crate::FlowValue`].
+    pub const FLOWS4: &str = "FLOWS4";
+    /// LRU hash: [`crate::FlowKey`] of IPv6 to [`crate::FlowValue`].
+    pub const FLOWS6: &str = "FLOWS6";
+    /// LRU hash: [`crate::FragmentKey`] to [`crate::FragmentValue`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// LRU hash: [`crate::SocketKey`] to [`crate::SocketValue`].
     pub const SOCKETS: &str = "SOCKETS";
-    /// Hash: cookie of a pod's network namespace to 1.
+    /// Hash: cookie of a pod's network namespace to its [`crate::Pod`].
     pub const NETNS: &str = "NETNS";
-    /// Hash: interface index to the address masqueraded behind.
+    /// Hash: address of a pod of this node (mapped if IPv4) to its [`crate::Pod`].
+    pub const PODS: &str = "PODS";
+    /// Hash: interface index of an uplink to its [`crate::SourcePool`].
     pub const UPLINKS: &str = "UPLINKS";
-    /// Per-CPU array: turn of a group's round robin.
+    /// Per-CPU array: turn of a group's round robin; two per group, for `internal` and for `cluster`.
     pub const TURNS: &str = "TURNS";
     /// Per-CPU array of packets by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
     /// One-entry array: whether any pod's packets were ever translated.
     pub const BYPASS: &str = "BYPASS";
+    /// Per-CPU array of one [`crate::Trace`], written by the `explain_*` programs.
+    pub const TRACE: &str = "TRACE";
 }

@@ -1,18 +1,19 @@
-//! Services and what stands behind them.
+//! Services: where they answer, and the sets of endpoints a client may get.
 //!
-//! `SERVICES` names a group; a [`Group`] names two ranges of slots, each in one 64-bit word; a slot holds a backend id.
+//! `SERVICES4` and `SERVICES6` name a group; a [`Group`] names three ranges of slots, each in one 64-bit word; a slot
+//! holds a backend id.
 //!
 //! Invariant `WHOLE`: a packet sees the old or the new set of endpoints, never a mixture. The new slots are written
 //! where nobody looks, then one store of the word switches; the old slots rest for a grace period before reuse.
 
-use crate::NON_MASQUERADE_MAX;
+use crate::{V4, V6};
 
-/// Key of `SERVICES`: one virtual address, port and protocol, as the bytes stand in the packet.
+/// Key of `SERVICES4` and `SERVICES6`: one virtual address, port and protocol, as the bytes stand in the packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey {
-    /// ClusterIP or an address of the node.
-    pub addr: [u8; 4],
+pub struct ServiceKey<A> {
+    /// ClusterIP, external address or an address of the node.
+    pub addr: A,
     /// Service port or NodePort.
     pub port: [u8; 2],
     /// IP protocol.
@@ -21,7 +22,7 @@ pub struct ServiceKey {
     pub pad: u8,
 }
 
-/// Value of `SERVICES`.
+/// Value of `SERVICES4` and `SERVICES6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceValue {
@@ -34,16 +35,43 @@ pub struct ServiceValue {
 impl ServiceValue {
     /// The address is the node's own: without endpoints the host's stack answers, as for any closed port.
     pub const NODE_ADDRESS: u32 = 1;
+    /// A NodePort, an address of a load balancer, or an external IP: clients of this node and its pods choose from
+    /// [`Group::cluster`], others from [`Group::ring`]. Without it, everybody chooses from [`Group::internal`].
+    pub const EXTERNAL: u32 = 1 << 1;
+    /// `externalTrafficPolicy: Local`: outside clients get endpoints of this node alone, and are dropped without one.
+    pub const EXTERNAL_LOCAL: u32 = 1 << 2;
+    /// `internalTrafficPolicy: Local`, for the service's own address.
+    pub const INTERNAL_LOCAL: u32 = 1 << 3;
+    /// Only clients with an entry in `RANGES` may use this address.
+    pub const SOURCE_RANGES: u32 = 1 << 4;
+    /// Direct server return to endpoints on other nodes, encapsulated.
+    pub const DSR_IPIP: u32 = 1 << 5;
+    /// Direct server return to endpoints on other nodes of the same link, by their node's hardware address.
+    pub const DSR_L2: u32 = 1 << 6;
+    /// Answers sockets of this node alone (NodePort on the loopback address): packets that carry it are not looked at.
+    pub const SOCKETS_ONLY: u32 = 1 << 7;
 }
 
-/// The endpoints of one port of a Service.
+/// The endpoints of one port of a Service, of one family.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Group {
-    /// Each endpoint once: for choice in turn, at connect time.
-    pub list: Range,
-    /// A Maglev permutation, for choice by hash; empty where nobody comes from outside.
+    /// For the ClusterIP: what `internalTrafficPolicy` leaves. Each endpoint as often as its weight says.
+    pub internal: Range,
+    /// For clients of this node and its pods on external addresses: every endpoint. Often the same slots as `internal`.
+    pub cluster: Range,
+    /// For outside clients: a Maglev permutation of what `externalTrafficPolicy` leaves; empty where nobody comes from
+    /// outside.
     pub ring: Range,
+    /// Seconds of `sessionAffinity: ClientIP`; 0: none.
+    pub affinity: u32,
+    /// A combination of the constants of this type.
+    pub flags: u32,
+}
+
+impl Group {
+    /// There are endpoints somewhere: a client for whom none is left is dropped, not refused.
+    pub const HAS_ENDPOINTS: u32 = 1;
 }
 
 /// A range of slots in one word, so that it is read and written whole: start in the upper half, length in the lower.
@@ -82,99 +110,20 @@ impl core::fmt::Debug for Range {
     }
 }
 
-/// An endpoint of a group. The address of an id never changes while slots name it.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backend {
-    /// Address.
-    pub addr: [u8; 4],
-    /// Port.
-    pub port: [u8; 2],
-    /// IP protocol.
-    pub proto: u8,
-    /// Zero.
-    pub pad: u8,
-    /// Generation in the upper 24 bits, one of this type's states in the lower 8.
-    pub life: u32,
-    /// Group it belongs to.
-    pub group: u32,
-}
-
-impl Backend {
-    /// Never used.
-    pub const FREE: u32 = 0;
-    /// Takes new flows.
-    pub const ACTIVE: u32 = 1;
-    /// Takes no new flows; those it has go on.
-    pub const DRAINING: u32 = 2;
-
-    /// A generation and a state in one word.
-    pub const fn life(generation: u32, state: u32) -> u32 {
-        (generation << 8) | state
-    }
-
-    /// How often the id was given to another endpoint.
-    pub const fn generation(&self) -> u32 {
-        self.life >> 8
-    }
-
-    /// One of the constants of this type.
-    pub const fn state(&self) -> u32 {
-        self.life & 0xff
-    }
-}
-
-/// Constants of the node, set when the programs are loaded. Networks are (address, mask) in packet order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Node {
-    /// Cookie of the node's own network namespace; 0: the kernel has no cookies, so every socket is translated.
-    pub netns_cookie: u64,
-    /// Where pods live.
-    pub cluster: [u32; 2],
-    /// What pods reach under their own address, besides.
-    pub non_masquerade: [[u32; 2]; NON_MASQUERADE_MAX],
-    /// Entries of `non_masquerade` in use.
-    pub non_masquerade_len: u32,
-    /// `jiffies >> tick_shift` counts in units of about a second.
-    pub tick_shift: u32,
-    /// The kernel has `bpf_set_retval` for socket hooks.
-    pub has_retval: u32,
-    /// Zero.
-    pub pad: u32,
-}
-
-impl Node {
-    /// Everything zero: translates every socket, masquerades nothing.
-    pub const ZERO: Self = Self {
-        netns_cookie: 0,
-        cluster: [0; 2],
-        non_masquerade: [[0; 2]; NON_MASQUERADE_MAX],
-        non_masquerade_len: 0,
-        tick_shift: 8,
-        has_retval: 0,
-        pad: 0,
-    };
-}
-
-const _: () = assert!(size_of::<ServiceKey>() == 8 && align_of::<ServiceKey>() == 1);
+const _: () = assert!(size_of::<ServiceKey<V4>>() == 8 && align_of::<ServiceKey<V4>>() == 1);
+const _: () = assert!(size_of::<ServiceKey<V6>>() == 20 && align_of::<ServiceKey<V6>>() == 1);
 const _: () = assert!(size_of::<ServiceValue>() == 8);
-const _: () = assert!(size_of::<Group>() == 16 && align_of::<Group>() == 8);
-const _: () = assert!(size_of::<Backend>() == 16 && align_of::<Backend>() == 8);
-const _: () = assert!(size_of::<Node>() == 8 + 8 + 64 + 16);
+const _: () = assert!(size_of::<Group>() == 32 && align_of::<Group>() == 8);
 
 // SAFETY: repr(C), every byte is initialised (padding is named), any bit pattern is valid.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for ServiceKey {}
+unsafe impl aya::Pod for ServiceKey<V4> {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ServiceKey<V6> {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for ServiceValue {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Group {}
-// SAFETY: as above.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for Backend {}
-// SAFETY: as above.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for Node {}

@@ -1,0 +1,144 @@
+//! What is remembered about clients: their sockets, their affinities, their fragments, where their pods are.
+
+use crate::{V4, V6};
+
+/// Key of `SOCKETS`: a socket and an address it talks to, before or after translation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketKey {
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// Address of the service or of the endpoint; mapped if IPv4.
+    pub addr: V6,
+    /// Port.
+    pub port: [u8; 2],
+    /// 0: service to endpoint; 1: endpoint to service.
+    pub back: u8,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of `SOCKETS`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketValue {
+    /// Address to show or use instead; mapped if IPv4.
+    pub addr: V6,
+    /// Port.
+    pub port: [u8; 2],
+    /// Zero.
+    pub pad: u16,
+    /// Endpoint chosen.
+    pub backend: u32,
+    /// [`crate::Backend::life`] when it was chosen.
+    pub life: u32,
+}
+
+/// Key of `AFFINITY`: a client of a group.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// Address of the client, mapped if IPv4; or, of a socket whose address is not known, the cookie of its network
+    /// namespace in the last eight bytes after eight of `0xff`.
+    pub client: V6,
+    /// The group.
+    pub group: u32,
+}
+
+/// Value of `AFFINITY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinityValue {
+    /// The endpoint.
+    pub backend: u32,
+    /// [`crate::Backend::life`] when it was chosen.
+    pub life: u32,
+    /// Ticks at the client's latest new flow.
+    pub seen: u32,
+}
+
+/// Data of a key of the trie `RANGES`; its prefix length counts the group's 32 bits and, for IPv4, the 96 of mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RangeKey {
+    /// The group, in network order.
+    pub group: [u8; 4],
+    /// Network; mapped if IPv4.
+    pub addr: V6,
+}
+
+/// Key of `FRAGMENTS`: all fragments of one packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source address; mapped if IPv4.
+    pub src: V6,
+    /// Destination address; mapped if IPv4.
+    pub dst: V6,
+    /// Identification; IPv4's stands in the first two bytes.
+    pub id: [u8; 4],
+    /// IP protocol of the whole packet.
+    pub proto: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `FRAGMENTS`: what only the first fragment tells.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentValue {
+    /// Source port.
+    pub sport: [u8; 2],
+    /// Destination port.
+    pub dport: [u8; 2],
+}
+
+/// Value of `PODS` and `NETNS`: a pod of this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its IPv4 address, or zero.
+    pub v4: V4,
+    /// Its IPv6 address, or zero.
+    pub v6: V6,
+    /// Its host-side interface, or zero if packets must take the host's own path to it.
+    pub ifindex: u32,
+    /// Hardware address of the pod's own end.
+    pub mac: [u8; 6],
+    /// Hardware address of the host's end.
+    pub host_mac: [u8; 6],
+}
+
+const _: () = assert!(size_of::<SocketKey>() == 32 && align_of::<SocketKey>() == 8);
+const _: () = assert!(size_of::<SocketValue>() == 28);
+const _: () = assert!(size_of::<AffinityKey>() == 20 && size_of::<AffinityValue>() == 12);
+const _: () = assert!(size_of::<RangeKey>() == 20 && align_of::<RangeKey>() == 1);
+const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentValue>() == 4);
+const _: () = assert!(size_of::<Pod>() == 36);
+
+// SAFETY: repr(C), every byte is initialised (padding is named), any bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for SocketKey {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for SocketValue {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for AffinityKey {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for AffinityValue {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for RangeKey {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FragmentKey {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FragmentValue {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Pod {}
