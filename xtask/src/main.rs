@@ -53,8 +53,8 @@ enum Command {
     },
     /// Boot a Debian kernel in QEMU and run the packet and namespace tests in it.
     Vm {
-        /// Kernel versions, as in KERNELS.md.
-        #[arg(default_value = "6.1")]
+        /// Kernel versions, as in KERNELS.md, or `all`.
+        #[arg(default_value = "all")]
         kernels: Vec<String>,
         /// Keep the initramfs and the serial log.
         #[arg(long)]

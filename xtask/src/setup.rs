@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use kernel::Kernel;
+pub(crate) use kernel::{Kernel, versions as kernels};
 pub(crate) use part::Need;
 
 use crate::setup::part::{Part, State};

@@ -23,8 +23,8 @@ use crate::{place, run, vm};
 
 /// A layer that takes longer hangs.
 const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// Kernels of the `vm` layer.
-const KERNELS: [&str; 1] = ["6.1"];
+/// Kernels of the `vm` layer: the oldest and the newest of the matrix.
+const KERNELS: [&str; 2] = ["5.10", "7"];
 
 /// The kubelet's tests against a real runtime.
 const RUNTIME: &str = "runtime";

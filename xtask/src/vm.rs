@@ -1,4 +1,4 @@
-//! `cargo xtask vm KERNEL`: the packet and namespace tests on a Debian kernel, in QEMU.
+//! `cargo xtask vm KERNEL…|all`: the packet and namespace tests on a Debian kernel, in QEMU.
 //!
 //! The machine lives from an initramfs of our own: busybox, the modules the tests need, the test programs with their
 //! libraries, and an init that mounts what a Linux system has (cgroup v2 alone, as on current distributions), runs them
@@ -25,15 +25,19 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// is too late for the kernel's check of it.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off random.trust_cpu=on no_timer_check";
 
-/// `cargo xtask vm 6.1 6.12 …`
+/// `cargo xtask vm 6.1 6.12 …`, or `vm all`
 pub(crate) fn command(kernels: &[String], keep: bool) -> Result<ExitCode> {
-    for kernel in kernels {
-        Kernel::find(kernel)?;
+    let all = kernels.iter().any(|kernel| kernel == "all");
+    let kernels: Vec<&str> = if all { setup::kernels() } else { kernels.iter().map(String::as_str).collect() };
+    let mut needs = vec![Need::Build, Need::Vm];
+    for kernel in &kernels {
+        needs.push(Kernel::find(kernel)?.need());
     }
-    setup::ensure(&[Need::Build, Need::Vm])?;
+    setup::ensure(&needs)?;
     let programs = test::kernel_tests()?;
     let mut sum = Outcome::default();
     for kernel in kernels {
+        println!("kernel {kernel}");
         sum.add(perform(kernel, &programs, keep)?);
     }
     sum.skipped.iter().for_each(|why| println!("skipped  {why}"));

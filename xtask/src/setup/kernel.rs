@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::apt::Suite;
 use super::part::{Need, Part, State};
@@ -15,17 +15,33 @@ pub(crate) struct Kernel {
     /// `6.1`.
     pub(crate) version: &'static str,
     suite: &'static str,
+    /// The ends of the matrix are a part of every test run; those between are asked for by `vm all`.
+    need: Need,
 }
 
 /// The smaller flavour; it has all that the tests need.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
-const MATRIX: [Kernel; 1] = [Kernel { version: "6.1", suite: "bookworm" }];
+/// Packages that hold a kernel's parts, where Debian has split it.
+const PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
+/// From the oldest that is supported to the newest that Debian has.
+const MATRIX: [Kernel; 4] = [
+    Kernel { version: "5.10", suite: "bullseye", need: Need::Vm },
+    Kernel { version: "6.1", suite: "bookworm", need: Need::AllKernels },
+    Kernel { version: "6.12", suite: "bookworm-backports", need: Need::AllKernels },
+    Kernel { version: "7", suite: "trixie-backports", need: Need::Vm },
+];
 
 pub(crate) fn parts() -> Vec<Part> {
     let part = |kernel: &'static Kernel| {
-        Part::new(format!("kernel {}", kernel.version), &[Need::Vm], || kernel.probe(), || kernel.fetch())
+        let needs = std::slice::from_ref(&kernel.need);
+        Part::new(format!("kernel {}", kernel.version), needs, || kernel.probe(), || kernel.fetch())
     };
     MATRIX.iter().map(part).collect()
+}
+
+/// All versions, oldest first.
+pub(crate) fn versions() -> Vec<&'static str> {
+    MATRIX.iter().map(|kernel| kernel.version).collect()
 }
 
 impl Kernel {
@@ -40,18 +56,33 @@ impl Kernel {
         })
     }
 
+    /// What must be in the cache for this kernel to boot.
+    pub(crate) fn need(&self) -> Need {
+        self.need
+    }
+
     /// The boot image and the folder of its modules.
     ///
     /// # Errors
     /// The kernel is not unpacked.
     pub(crate) fn files(&self) -> Result<(PathBuf, PathBuf)> {
         let home = self.home()?;
-        let release = release_in(&home.join("boot"))?;
-        // Newer Debians have everything below /usr.
-        let modules = ["lib/modules", "usr/lib/modules"].map(|folder| home.join(folder).join(&release));
-        let modules = modules.into_iter().find(|folder| folder.is_dir());
-        let modules = modules.with_context(|| format!("{} has no modules of {release}", home.display()))?;
-        Ok((home.join("boot").join(format!("vmlinuz-{release}")), modules))
+        let packages: Vec<PathBuf> = entries(&home)?.into_iter().map(|name| home.join(name)).collect();
+        // Newer Debians have everything below /usr, and since 7.0 the image among the modules.
+        let folders = |at: &'static str| packages.iter().map(move |package| package.join(at));
+        let releases: Vec<PathBuf> = folders("lib/modules")
+            .chain(folders("usr/lib/modules"))
+            .flat_map(|folder| entries(&folder).into_iter().flatten().map(move |release| folder.join(release)))
+            .collect();
+        let in_boot = folders("boot").find_map(|boot| {
+            let names = entries(&boot).ok()?;
+            names.into_iter().find(|name| name.starts_with("vmlinuz-")).map(|name| boot.join(name))
+        });
+        let image = in_boot.or_else(|| releases.iter().map(|release| release.join("vmlinuz")).find(|at| at.is_file()));
+        let image = image.with_context(|| format!("{} holds no kernel", home.display()))?;
+        let modules = releases.into_iter().find(|release| release.join("kernel").is_dir());
+        let modules = modules.with_context(|| format!("{} has no modules", home.display()))?;
+        Ok((image, modules))
     }
 
     fn home(&self) -> Result<PathBuf> {
@@ -60,8 +91,8 @@ impl Kernel {
 
     fn probe(&self) -> State {
         match self.files() {
-            Ok((image, _)) => State::Present(
-                image.file_name().map(|name| name.to_string_lossy().replace("vmlinuz-", "")).unwrap_or_default(),
+            Ok((_, modules)) => State::Present(
+                modules.file_name().map(|release| release.to_string_lossy().into_owned()).unwrap_or_default(),
             ),
             Err(_) => State::Missing("not in the cache".to_owned()),
         }
@@ -72,21 +103,25 @@ impl Kernel {
         if suite.dependencies(METAPACKAGE).is_empty() {
             suite.update()?;
         }
-        let package = suite.dependencies(METAPACKAGE).into_iter().find(|name| name.starts_with("linux-image-"));
-        let package = package.with_context(|| format!("Debian {} has no {METAPACKAGE}", self.suite))?;
-        let version = suite.unpack(&package, &self.home()?, |_| true)?;
-        Ok(format!("unpacked {package} {version}"))
+        let image = suite.dependencies(METAPACKAGE).into_iter().find(|name| name.starts_with("linux-image-"));
+        let image = image.with_context(|| format!("Debian {} has no {METAPACKAGE}", self.suite))?;
+        // Since 7.0 the image's package is empty and depends on those that hold its parts.
+        let parts =
+            suite.dependencies(&image).into_iter().filter(|name| PARTS.iter().any(|part| name.starts_with(part)));
+        drop(fs::remove_dir_all(self.home()?));
+        let mut unpacked = Vec::new();
+        for package in parts.chain([image]) {
+            let version = suite.unpack(&package, &self.home()?.join(&package), |_| true)?;
+            unpacked.push(format!("{package} {version}"));
+        }
+        Ok(format!("unpacked {}", unpacked.join(", ")))
     }
 }
 
-/// The kernel release whose image lies in a boot folder.
-fn release_in(boot: &Path) -> Result<String> {
-    let entries = fs::read_dir(boot).with_context(|| format!("cannot read {}", boot.display()))?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut releases: Vec<String> = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned)).collect();
-    releases.sort();
-    match releases.pop() {
-        Some(release) => Ok(release),
-        None => bail!("{} holds no kernel", boot.display()),
-    }
+/// The names in a folder, sorted.
+fn entries(folder: &Path) -> Result<Vec<String>> {
+    let listed = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names: Vec<String> = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
 }

@@ -15,8 +15,10 @@ pub(crate) enum Need {
     Kubectl,
     /// Check format and lints.
     Lint,
-    /// Boot other kernels.
+    /// Boot the oldest and the newest kernel.
     Vm,
+    /// Boot the kernels between.
+    AllKernels,
     /// Try the other store.
     Etcd,
 }
@@ -31,6 +33,7 @@ impl Need {
             Self::Kubectl => "kubectl tests (`cargo xtask test cluster`)",
             Self::Lint => "format and lint checks (`cargo xtask test pure`)",
             Self::Vm => "other kernels (`cargo xtask vm`)",
+            Self::AllKernels => "the rest of the matrix (`cargo xtask vm all`)",
             Self::Etcd => "tests of the etcd store",
         }
     }

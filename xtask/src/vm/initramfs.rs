@@ -18,7 +18,20 @@ pub(crate) const END_MARK: &str = "== end of ";
 pub(crate) const START_MARK: &str = "== start of ";
 
 /// Modules of the tests; a kernel that has one built in needs no file.
-const MODULES: [&str; 7] = ["veth", "dummy", "bridge", "overlay", "sch_ingress", "cls_bpf", "act_bpf"];
+const MODULES: [&str; 12] = [
+    "veth",
+    "bridge",
+    "8021q",
+    "bonding",
+    "tun",
+    "sctp",
+    "sch_ingress",
+    "cls_bpf",
+    "act_bpf",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+];
 /// busybox commands that init uses.
 const APPLETS: [&str; 9] = ["sh", "mount", "mkdir", "modprobe", "ip", "sysctl", "cat", "poweroff", "dmesg"];
 
