@@ -12,12 +12,14 @@
 
 mod attach;
 pub mod cni;
+mod discover;
 mod error;
 mod ipam;
 mod netlink;
 mod netns;
 mod sysctl;
 mod uplink;
+mod watch;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -25,9 +27,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ipnet::Ipv4Net;
 
+pub use crate::discover::{Found, Search, discover};
 pub use crate::error::NetworkError;
 pub use crate::ipam::Attachment;
-pub use crate::uplink::{check_cidr, default_uplink};
+pub use crate::uplink::{check_cidr, default_uplink, forwards};
+pub use crate::watch::{Changed, Watch};
 
 use crate::ipam::Ipam;
 use crate::netlink::{LinkInfo, Netlink};

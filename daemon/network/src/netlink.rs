@@ -3,14 +3,17 @@
 //! Each batch of requests runs on a socket of its own, opened in the calling thread's network namespace and closed with
 //! the batch.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo as LinkDetail, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -27,6 +30,24 @@ pub(crate) struct LinkInfo {
     pub(crate) mtu: u32,
     pub(crate) mac: [u8; 6],
     pub(crate) alias: String,
+    pub(crate) kind: Kind,
+    /// Its other end is in another namespace.
+    pub(crate) elsewhere: bool,
+}
+
+/// Kinds of interfaces we tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Veth,
+    Bridge,
+    Other,
+}
+
+/// Where packets to an address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) ifindex: u32,
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 /// One end of a veth pair to be made.
@@ -152,6 +173,49 @@ impl Netlink {
         request.execute().await.map_err(refused(format!("set the neighbour {address}")))
     }
 
+    /// Hardware addresses of all neighbours, by interface and address.
+    pub(crate) async fn neighbours(&self) -> Result<HashMap<(u32, IpAddr), [u8; 6]>, NetworkError> {
+        let all: Vec<_> =
+            self.handle.neighbours().get().execute().try_collect().await.map_err(refused("list the neighbours"))?;
+        Ok(all.iter().filter_map(neighbour).collect())
+    }
+
+    /// At which port each bridge has learnt a hardware address.
+    pub(crate) async fn bridged(&self) -> Result<HashMap<(u32, [u8; 6]), u32>, NetworkError> {
+        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+        let all: Vec<_> = request.execute().try_collect().await.map_err(refused("list what bridges have learnt"))?;
+        let entries = all.iter().filter_map(|message| {
+            let bridge = message.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::Controller(index) => Some(*index),
+                _ => None,
+            });
+            Some(((bridge?, hardware_address(message)?), message.header.ifindex))
+        });
+        Ok(entries.collect())
+    }
+
+    /// Where packets of this host to an address go; `None` for an address of the host's own, or without a route.
+    pub(crate) async fn route_of(&self, address: IpAddr) -> Result<Option<Hop>, NetworkError> {
+        let question = match address {
+            IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build(),
+            IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build(),
+        };
+        // Any refusal means the same: there is no way there now.
+        let Ok(Some(route)) = self.handle.route().get(question).execute().try_next().await else { return Ok(None) };
+        if route.header.kind != RouteType::Unicast {
+            return Ok(None);
+        }
+        let mut hop = Hop { ifindex: 0, gateway: None };
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => hop.ifindex = *index,
+                RouteAttribute::Gateway(gateway) => hop.gateway = ip(gateway),
+                _ => {}
+            }
+        }
+        Ok((hop.ifindex != 0).then_some(hop))
+    }
+
     /// A route to one address by an interface, `source` being what local processes are seen as.
     pub(crate) async fn route_to(
         &self,
@@ -239,18 +303,59 @@ fn unreachable(network: Ipv4Net) -> RouteMessage {
 }
 
 fn link_info(message: LinkMessage) -> LinkInfo {
-    let mut info =
-        LinkInfo { name: String::new(), index: message.header.index, mtu: 0, mac: [0; 6], alias: String::new() };
+    let mut info = LinkInfo {
+        name: String::new(),
+        index: message.header.index,
+        mtu: 0,
+        mac: [0; 6],
+        alias: String::new(),
+        kind: Kind::Other,
+        elsewhere: false,
+    };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => info.name = name,
             LinkAttribute::Mtu(mtu) => info.mtu = mtu,
             LinkAttribute::Address(bytes) => info.mac = bytes.try_into().unwrap_or_default(),
             LinkAttribute::IfAlias(alias) => info.alias = alias,
+            LinkAttribute::LinkNetNsId(_) => info.elsewhere = true,
+            LinkAttribute::LinkInfo(details) => info.kind = details.iter().find_map(kind).unwrap_or(Kind::Other),
             _ => {}
         }
     }
     info
+}
+
+fn kind(detail: &LinkDetail) -> Option<Kind> {
+    match detail {
+        LinkDetail::Kind(InfoKind::Veth) => Some(Kind::Veth),
+        LinkDetail::Kind(InfoKind::Bridge) => Some(Kind::Bridge),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), [u8; 6])> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    });
+    Some(((message.header.ifindex, address?), hardware_address(message)?))
+}
+
+fn hardware_address(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    })
 }
 
 fn refused(attempt: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {

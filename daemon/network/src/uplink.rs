@@ -91,6 +91,11 @@ pub(crate) fn release(state_dir: &Path) -> Result<Vec<String>, NetworkError> {
     Ok(undone)
 }
 
+/// Whether the kernel forwards what comes in by an interface; `None` for one that does not exist.
+pub fn forwards(interface: &str) -> Option<bool> {
+    sysctl::get("ipv4", interface, "forwarding").ok().map(|value| value != "0")
+}
+
 /// The interface of the default route, if there is one.
 pub fn default_uplink() -> Result<Option<String>, NetworkError> {
     netlink::run(|netlink| async move {

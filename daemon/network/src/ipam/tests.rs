@@ -1,4 +1,5 @@
 use super::*;
+use crate::netlink::Kind;
 
 fn request(container: &str) -> Request {
     Request {
@@ -60,7 +61,15 @@ fn an_address_without_interface_is_found() {
     let mut ipam = open(dir.path());
     let kept = ipam.allocate(&request("a")).unwrap();
     let lost = ipam.allocate(&request("b")).unwrap();
-    let link = LinkInfo { name: kept.host_interface(), index: 5, mtu: 1500, mac: [0; 6], alias: String::new() };
+    let link = LinkInfo {
+        name: kept.host_interface(),
+        index: 5,
+        mtu: 1500,
+        mac: [0; 6],
+        alias: String::new(),
+        kind: Kind::Veth,
+        elsewhere: true,
+    };
     assert_eq!(ipam.missing(&[link]), [lost]);
     assert!(ipam.knows(&kept.host_interface()));
 }
