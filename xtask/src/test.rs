@@ -26,6 +26,10 @@ const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Kernels of the `vm` layer: the oldest and the newest of the matrix.
 const KERNELS: [&str; 2] = ["5.10", "7"];
 
+/// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
+const KERNEL: [&str; 2] = ["packet", "netns"];
+/// Tests of node daemons in network namespaces.
+const NODES: [&str; 2] = ["behaviour", "matrix"];
 /// The kubelet's tests against a real runtime.
 const RUNTIME: &str = "runtime";
 
@@ -56,21 +60,28 @@ impl Layer {
         }
     }
 
-    /// The test programs of a layer: the files of `tests/tests`. Those that ask the kernel alone are known by name, all
-    /// others ask a cluster; with them goes the kubelet's own, which asks a container runtime.
+    /// The test programs of a layer: the files of `tests/tests`. Those that ask the kernel alone are known by name, and
+    /// so are those that ask node daemons without a cluster; all others ask a cluster, and with them goes the kubelet's
+    /// own, which asks a container runtime.
     fn programs(self) -> Vec<String> {
-        let kernel = |name: &String| matches!(name.as_str(), "packet" | "netns");
+        let kernel = |name: &String| KERNEL.contains(&name.as_str());
         let mut names = all_programs();
         match self {
             Self::Pure => names.clear(),
-            Self::Packet | Self::Netns => names.retain(|name| *name == self.to_string()),
+            Self::Packet => names.retain(|name| name == "packet"),
+            Self::Netns => names.retain(|name| name == "netns" || NODES.contains(&name.as_str())),
             Self::Cluster => {
-                names.retain(|name| !kernel(name));
+                names.retain(|name| !kernel(name) && !NODES.contains(&name.as_str()));
                 names.push(RUNTIME.to_owned());
             }
             Self::Vm => names.retain(kernel),
         }
         names
+    }
+
+    /// Whether its tests start the built binaries.
+    fn starts_binaries(self) -> bool {
+        matches!(self, Self::Netns | Self::Cluster)
     }
 }
 
@@ -99,7 +110,7 @@ pub(crate) fn command(layers: &[Layer]) -> Result<ExitCode> {
     println!("build");
     let built = Instant::now();
     let embedded = build::embedded()?;
-    if layers.contains(&Layer::Cluster) {
+    if layers.iter().any(|layer| layer.starts_binaries()) {
         run::step(
             "fairlead, fairlead-control",
             workspace(&embedded, "build").args(["--bin", "fairlead", "--bin", "fairlead-control"]),
