@@ -16,7 +16,10 @@ mod error;
 mod kernel;
 mod loader;
 pub mod maglev;
+mod netlink;
+mod netns;
 mod preflight;
+mod sockets;
 #[allow(unsafe_code, reason = "the one module that may, see its own comment")]
 mod sys;
 pub mod tables;
@@ -24,21 +27,19 @@ pub mod tables;
 pub use config::{Config, Finding, FindingState, PodInterface, SyncReport, Uplink, UplinkMode};
 pub use desired::{Want, wants};
 pub use error::DatapathError;
+pub use netns::{find_pods, netns_cookie};
 pub use preflight::preflight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use fairlead_source::{Service, ServiceName};
-use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use kernel::Kernel;
 use loader::Pins;
@@ -301,35 +302,5 @@ pub fn remove(bpffs: &Path) -> Result<(), DatapathError> {
             Err(DatapathError::Io { action: "remove the pins in", path: root, source: error })
         }
         _ => Ok(()),
-    }
-}
-
-/// The kernel's cookie of a network namespace: the caller's own for `None`, else that of a bind-mounted or /proc path.
-/// 0 where the kernel has none (before 5.14).
-pub fn netns_cookie(path: Option<&Path>) -> Result<u64, DatapathError> {
-    let failed = |source: io::Error| DatapathError::Io {
-        action: "read the cookie of network namespace",
-        path: path.unwrap_or(Path::new("/proc/self/ns/net")).to_owned(),
-        source,
-    };
-    let read = || -> io::Result<u64> {
-        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        match sys::socket_netns_cookie(socket.as_fd()) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
-            other => other,
-        }
-    };
-    let Some(path) = path else { return read().map_err(failed) };
-    let namespace = fs::File::open(path).map_err(failed)?;
-    // A thread of its own enters the namespace and ends there.
-    let entered = std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        sys::socket_netns_cookie(socket.as_fd())
-    });
-    match entered.join() {
-        Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
-        Ok(done) => done.map_err(failed),
-        Err(_) => Err(failed(io::Error::other("the thread that entered it panicked"))),
     }
 }
