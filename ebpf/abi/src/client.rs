@@ -95,6 +95,13 @@ pub struct FragmentValue {
     pub dport: [u8; 2],
 }
 
+/// How the source's hardware address of a fragment begins that the daemon holds, or has held, until the first of its
+/// packet went by; the index of the interface it came in by follows.
+pub const HELD_MAC: [u8; 2] = [0x02, 0xfa];
+
+/// How it begins when the first never came.
+pub const LOST_MAC: [u8; 2] = [0x02, 0xfb];
+
 /// Value of `PODS` and `NETNS`: a pod of this node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

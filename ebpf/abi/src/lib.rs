@@ -15,7 +15,9 @@ mod service;
 mod trace;
 
 pub use backend::{Backend, MemberKey};
-pub use client::{AffinityKey, AffinityValue, FragmentKey, FragmentValue, Pod, RangeKey, SocketKey, SocketValue};
+pub use client::{
+    AffinityKey, AffinityValue, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketKey, SocketValue,
+};
 pub use counter::Counter;
 pub use flow::{FlowFlags, FlowKey, FlowValue};
 pub use node::{Net4, Net6, Node, SourcePool};
@@ -100,6 +102,9 @@ pub mod map {
     pub const FLOWS6: &str = "FLOWS6";
     /// LRU hash: [`crate::FragmentKey`] to [`crate::FragmentValue`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// One-entry array: index of the interface through which the daemon takes fragments that came before the first of
+    /// their packet; 0: none.
+    pub const FRAGMENT_TAP: &str = "FRAGMENT_TAP";
     /// LRU hash: [`crate::SocketKey`] to [`crate::SocketValue`].
     pub const SOCKETS: &str = "SOCKETS";
     /// Hash: cookie of a pod's network namespace to its [`crate::Pod`].
