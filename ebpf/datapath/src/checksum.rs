@@ -10,35 +10,45 @@ pub const fn fold(sum: u32) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// The two 16-bit words of an address, added.
-#[inline(always)]
-pub const fn words(addr: [u8; 4]) -> u32 {
-    word([addr[0], addr[1]]) as u32 + word([addr[2], addr[3]]) as u32
-}
-
 /// A 16-bit word as it lies in memory.
 #[inline(always)]
 pub const fn word(bytes: [u8; 2]) -> u16 {
     u16::from_ne_bytes(bytes)
 }
 
-/// What changes when an address and a port are replaced, as a sum to [`apply`].
+/// The sum of a number of bytes that four divides, folded into 16 bits.
 #[inline(always)]
-pub const fn delta(old_addr: [u8; 4], new_addr: [u8; 4], old_port: [u8; 2], new_port: [u8; 2]) -> u32 {
-    delta_addr(old_addr, new_addr) + delta_port(old_port, new_port)
+pub const fn words<const N: usize>(bytes: &[u8; N]) -> u32 {
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < N {
+        sum += u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]) as u64;
+        i += 4;
+    }
+    halve(sum)
 }
 
-/// What changes when an address is replaced.
+/// What changes when an address, or a pair of ports, is replaced: a sum to [`apply`], folded into 16 bits. Neutral
+/// (zero, or its twin 0xffff) where nothing does.
 #[inline(always)]
-pub const fn delta_addr(old: [u8; 4], new: [u8; 4]) -> u32 {
-    // Each word is complemented by itself, so that the sum stays positive.
-    (!word([old[0], old[1]])) as u32 + (!word([old[2], old[3]])) as u32 + words(new)
+pub const fn delta<const N: usize>(old: &[u8; N], new: &[u8; N]) -> u32 {
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < N {
+        // Each word is complemented by itself, so that the sum stays positive.
+        sum += !u32::from_ne_bytes([old[i], old[i + 1], old[i + 2], old[i + 3]]) as u64;
+        sum += u32::from_ne_bytes([new[i], new[i + 1], new[i + 2], new[i + 3]]) as u64;
+        i += 4;
+    }
+    halve(sum)
 }
 
-/// What changes when a port is replaced.
+/// Folds a sum of 32-bit words into 16 bits, which is the same to a sum of 16-bit words.
 #[inline(always)]
-pub const fn delta_port(old: [u8; 2], new: [u8; 2]) -> u32 {
-    (!word(old)) as u32 + word(new) as u32
+const fn halve(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    fold(sum as u32) as u32
 }
 
 /// The checksum field of a finished packet after a change.
@@ -58,16 +68,16 @@ pub const fn apply_udp(check: u16, delta: u32) -> u16 {
 }
 
 /// What a sender that leaves the checksum to the hardware writes into the field: the sum over the pseudo header, not
-/// complemented. `len` is the length of transport header and payload.
+/// complemented. `addrs` is the sum of both addresses, `len` the length of transport header and payload.
 #[inline(always)]
-pub const fn pseudo(src: [u8; 4], dst: [u8; 4], proto: u8, len: u16) -> u16 {
-    fold(words(src) + words(dst) + (proto as u16).to_be() as u32 + len.to_be() as u32)
+pub const fn pseudo(addrs: u32, proto: u8, len: u16) -> u16 {
+    fold(addrs + (proto as u16).to_be() as u32 + len.to_be() as u32)
 }
 
 /// The field of such a packet after a change of an address; ports are not part of it.
 #[inline(always)]
-pub const fn apply_partial(field: u16, delta_addr: u32) -> u16 {
-    fold(field as u32 + delta_addr)
+pub const fn apply_partial(field: u16, delta: u32) -> u16 {
+    fold(field as u32 + delta)
 }
 
 /// Sum over bytes, as the receiver does it. For tests and for packets made here.
@@ -104,9 +114,10 @@ mod tests {
         for _ in 0..100_000 {
             let (src, old, new, ports) = (next(), next(), next(), next());
             let (from, to) = ([ports[0], ports[1]], [ports[2], ports[3]]);
+            let port_delta = delta(&[from[0], from[1], 0, 0], &[to[0], to[1], 0, 0]);
             let before = header(src, old, from);
             let after = header(src, new, to);
-            let check = apply(word([before[10], before[11]]), delta(old, new, from, to));
+            let check = apply(word([before[10], before[11]]), delta(&old, &new) + port_delta);
             // 0x0000 and 0xffff are the same number to a receiver.
             let fresh = word([after[10], after[11]]);
             assert!(
@@ -118,16 +129,30 @@ mod tests {
 
     #[test]
     fn udp_without_a_checksum_stays_without() {
-        assert_eq!(apply_udp(0, delta_addr([1, 2, 3, 4], [5, 6, 7, 8])), 0);
+        assert_eq!(apply_udp(0, delta(&[1, 2, 3, 4], &[5, 6, 7, 8])), 0);
         for check in 1..=u16::MAX {
-            assert_ne!(apply_udp(check, delta_addr([10, 0, 0, 1], [10, 244, 0, 9])), 0);
+            assert_ne!(apply_udp(check, delta(&[10, 0, 0, 1], &[10, 244, 0, 9])), 0);
         }
     }
 
     #[test]
     fn a_partial_field_follows_the_address() {
         let (src, old, new) = ([10, 99, 0, 2], [10, 99, 0, 1], [10, 244, 0, 7]);
-        let field = pseudo(src, old, 6, 1480);
-        assert_eq!(apply_partial(field, delta_addr(old, new)), pseudo(src, new, 6, 1480));
+        let field = pseudo(words(&src) + words(&old), 6, 1480);
+        assert_eq!(apply_partial(field, delta(&old, &new)), pseudo(words(&src) + words(&new), 6, 1480));
+    }
+
+    #[test]
+    fn an_address_of_ipv6_changes_a_sum_like_its_words() {
+        let mut bytes = [0u8; 40];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = (i * 37 + 11) as u8;
+        }
+        let check = !fold(sum(&bytes));
+        let mut old = [0u8; 16];
+        old.copy_from_slice(&bytes[8..24]);
+        let new = [0xfe, 1, 2, 3, 0xff, 0xff, 0, 0, 9, 8, 7, 6, 0x80, 0, 0, 1];
+        bytes[8..24].copy_from_slice(&new);
+        assert_eq!(apply(check, delta(&old, &new)), !fold(sum(&bytes)));
     }
 }

@@ -12,6 +12,25 @@ pub const fn hash(client: [u8; 4], service: [u8; 4], port: [u8; 2], proto: u8) -
     mix(h ^ ((u16::from_be_bytes(port) as u32) << 8) ^ proto as u32)
 }
 
+/// The same for IPv6.
+#[inline(always)]
+pub const fn hash6(client: &[u8; 16], service: &[u8; 16], port: [u8; 2], proto: u8) -> u32 {
+    let mut h = mix6(0x9e37_79b9, client);
+    h = mix6(h, service);
+    mix(h ^ ((u16::from_be_bytes(port) as u32) << 8) ^ proto as u32)
+}
+
+/// Mixes the words of an address in, one after the other.
+#[inline(always)]
+const fn mix6(mut h: u32, addr: &[u8; 16]) -> u32 {
+    let mut i = 0;
+    while i < 16 {
+        h = mix(h ^ u32::from_be_bytes([addr[i], addr[i + 1], addr[i + 2], addr[i + 3]]));
+        i += 4;
+    }
+    h
+}
+
 /// The hash moved on by the client's port.
 #[inline(always)]
 pub const fn walk(hash: u32, client_port: [u8; 2]) -> u32 {
@@ -63,6 +82,19 @@ mod tests {
         let mut counts = [0u32; 4];
         for i in 0..40_000u32 {
             let base = hash(i.to_be_bytes(), [10, 0, 0, 254], [0, 80], 17);
+            counts[place(walk(base, [0x30, 0x39]), 4) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| count.abs_diff(10_000) < 500), "{counts:?}");
+    }
+
+    #[test]
+    fn clients_of_ipv6_are_spread_evenly() {
+        let service = [0xfd; 16];
+        let mut counts = [0u32; 4];
+        for i in 0..40_000u32 {
+            let mut client = [0x20; 16];
+            client[4..8].copy_from_slice(&i.to_be_bytes());
+            let base = hash6(&client, &service, [0, 80], 6);
             counts[place(walk(base, [0x30, 0x39]), 4) as usize] += 1;
         }
         assert!(counts.iter().all(|count| count.abs_diff(10_000) < 500), "{counts:?}");

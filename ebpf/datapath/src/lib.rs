@@ -4,4 +4,5 @@
 
 pub mod checksum;
 pub mod choice;
+pub mod crc32c;
 pub mod net;

@@ -2,16 +2,21 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    Backend, Counter, FlowKey, FlowValue, Group, Node, ServiceKey, ServiceValue, SocketKey, SocketValue,
+    AffinityKey, AffinityValue, Backend, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue, Group, MemberKey, Node,
+    Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V4, V6,
 };
 
 /// `BPF_F_MMAPABLE`: user space stores into these arrays without system calls.
 const MAPPED: u32 = 1 << 10;
+/// `BPF_F_NO_PREALLOC`, which tries must have.
+const NO_PREALLOC: u32 = 1;
 
 #[map]
-pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::pinned(1, 0);
+pub(crate) static SERVICES4: HashMap<ServiceKey<V4>, ServiceValue> = HashMap::pinned(1, 0);
+#[map]
+pub(crate) static SERVICES6: HashMap<ServiceKey<V6>, ServiceValue> = HashMap::pinned(1, 0);
 #[map]
 pub(crate) static GROUPS: Array<Group> = Array::pinned(1, MAPPED);
 #[map]
@@ -19,19 +24,35 @@ pub(crate) static SLOTS: Array<u32> = Array::pinned(1, MAPPED);
 #[map]
 pub(crate) static BACKENDS: Array<Backend> = Array::pinned(1, MAPPED);
 #[map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::pinned(1, 0);
+pub(crate) static MEMBERS: HashMap<MemberKey, u32> = HashMap::pinned(1, 0);
+#[map]
+pub(crate) static RANGES: LpmTrie<RangeKey, u32> = LpmTrie::pinned(1, NO_PREALLOC);
+#[map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::pinned(1, 0);
+#[map]
+pub(crate) static FLOWS4: LruHashMap<FlowKey<V4>, FlowValue<V4>> = LruHashMap::pinned(1, 0);
+#[map]
+pub(crate) static FLOWS6: LruHashMap<FlowKey<V6>, FlowValue<V6>> = LruHashMap::pinned(1, 0);
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(1, 0);
+#[map]
+pub(crate) static FRAGMENT_TAP: Array<u32> = Array::pinned(1, 0);
 #[map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::pinned(1, 0);
 #[map]
-pub(crate) static NETNS: HashMap<u64, u32> = HashMap::pinned(4096, 0);
+pub(crate) static NETNS: HashMap<u64, Pod> = HashMap::pinned(4096, 0);
 #[map]
-pub(crate) static UPLINKS: HashMap<u32, [u8; 4]> = HashMap::pinned(256, 0);
+pub(crate) static PODS: HashMap<V6, Pod> = HashMap::pinned(4096, 0);
+#[map]
+pub(crate) static UPLINKS: HashMap<u32, SourcePool> = HashMap::pinned(256, 0);
 #[map]
 pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() as u32, 0);
 #[map]
 pub(crate) static BYPASS: Array<u32> = Array::pinned(1, 0);
+#[map]
+pub(crate) static TRACE: PerCpuArray<Trace> = PerCpuArray::pinned(1, 0);
 
 #[unsafe(no_mangle)]
 static NODE: Node = Node::ZERO;
@@ -67,20 +88,45 @@ pub(crate) fn ticks() -> u32 {
     (unsafe { bpf_jiffies64() } >> (node!(tick_shift) & 31)) as u32
 }
 
-/// Looks a flow up, for reading and for marking.
+/// The life an endpoint has now; 0 for an id that is none.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<&'static mut FlowValue> {
-    // SAFETY: the map returned a pointer to a value that lives on for the run of the program; fields are words that may
-    // be overwritten by another CPU, with values as good as ours.
-    FLOWS.get_ptr_mut(key).map(|value| unsafe { &mut *value })
-}
-
-/// Whether an endpoint still takes flows of the life it had when it was chosen.
-#[inline(always)]
-pub(crate) fn is_alive(backend: u32, life: u32) -> bool {
+pub(crate) fn life(backend: u32) -> u32 {
     match BACKENDS.get_ptr(backend) {
         // SAFETY: the map returned a pointer to a value of the array; volatile, because user space stores into it.
-        Some(entry) => unsafe { core::ptr::read_volatile(&raw const (*entry).life) == life },
-        None => false,
+        Some(entry) => unsafe { core::ptr::read_volatile(&raw const (*entry).life) },
+        None => 0,
     }
+}
+
+/// An endpoint.
+#[inline(always)]
+pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
+    BACKENDS.get(id)
+}
+
+/// The life that a flow notes for an endpoint it was given: that of an active one, even if the endpoint began to drain
+/// just now, so that the flow meets the difference.
+#[inline(always)]
+pub(crate) const fn noted(life: u32) -> u32 {
+    life & !0xff | Backend::ACTIVE
+}
+
+/// Whether an endpoint still takes new flows of the life that was noted for it.
+#[inline(always)]
+pub(crate) fn is_alive(backend: u32, life: u32) -> bool {
+    self::life(backend) == life
+}
+
+/// Addresses to translate sources to on an uplink.
+#[inline(always)]
+pub(crate) fn pool(ifindex: u32) -> Option<&'static SourcePool> {
+    // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
+    UPLINKS.get_ptr(&ifindex).map(|pool| unsafe { &*pool })
+}
+
+/// The pod of this node at an address (mapped if IPv4).
+#[inline(always)]
+pub(crate) fn pod(addr: &V6) -> Option<&'static Pod> {
+    // SAFETY: as above.
+    PODS.get_ptr(addr).map(|pod| unsafe { &*pod })
 }

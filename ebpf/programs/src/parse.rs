@@ -1,80 +1,89 @@
-//! What the decisions need to know of a packet.
+//! What the decisions need to know of a packet, and how it is read.
+//!
+//! Two readers. [`plain`] takes what nearly every packet is, at constant offsets, for XDP and as tc's first try.
+//! [`complete`], for tc alone, takes VLAN tags, options, extension headers and fragments.
 
-use fairlead_abi::{FlowKey, FlowKind, proto};
+use aya_ebpf::programs::TcContext;
+use fairlead_abi::{FlowKey, proto};
 use fairlead_packet::net;
 
-/// An IPv4 packet without options that is no fragment, of a protocol we translate.
+use crate::family::Family;
+
+/// A packet of a flow, or what is known of one that is in none.
 #[derive(Clone, Copy)]
-pub(crate) struct Packet {
+pub(crate) struct Packet<F: Family> {
     /// Source address.
-    pub(crate) src: [u8; 4],
+    pub(crate) src: F::Addr,
     /// Destination address.
-    pub(crate) dst: [u8; 4],
+    pub(crate) dst: F::Addr,
     /// Source port, or the id of an ICMP echo.
     pub(crate) sport: [u8; 2],
-    /// Destination port; zero for ICMP.
+    /// Destination port, or once more the id of an ICMP echo.
     pub(crate) dport: [u8; 2],
-    /// IP protocol.
+    /// Identification of a fragment; IPv4's stands in the first two bytes.
+    pub(crate) fragment_id: [u8; 4],
+    /// Where the IP header starts.
+    pub(crate) l3: u16,
+    /// Where the transport header starts.
+    pub(crate) l4: u16,
+    /// Length of the IP packet, headers included.
+    pub(crate) total: u16,
+    /// IP protocol of the transport header.
     pub(crate) proto: u8,
-    /// TCP flags, or the ICMP type.
+    /// TCP flags, the ICMP type, or the type of SCTP's first chunk.
     pub(crate) flags: u8,
+    /// Time to live, or hop limit.
+    pub(crate) ttl: u8,
+    /// One of [`WHOLE`], [`FIRST`], [`LATER`].
+    pub(crate) fragment: u8,
+    /// 0: no VLAN tag is in the frame's data.
+    pub(crate) tagged: u8,
 }
 
-/// First bytes of a frame: Ethernet, IPv4 and the first eight of the transport header.
-pub(crate) const HEAD: usize = net::L4 + 8;
+/// Not a fragment.
+pub(crate) const WHOLE: u8 = 0;
+/// The fragment that has the transport header.
+pub(crate) const FIRST: u8 = 1;
+/// A fragment without transport header.
+pub(crate) const LATER: u8 = 2;
 
-/// What a frame turned out to be.
-pub(crate) enum Parsed {
-    /// One of ours, perhaps.
-    Packet(Packet),
-    /// A fragment, or with IP options: not translated.
-    Awkward,
-    /// Anything else.
-    Foreign,
+/// What a reader made of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// TCP, UDP, SCTP or an ICMP echo: may belong to a flow.
+    Flow,
+    /// An ICMP error: quotes a packet that may belong to a flow.
+    Error,
+    /// A packet in a packet of the same family.
+    Tunnel,
+    /// Any other protocol: not translated.
+    Other,
+    /// Not for this reader, or not to be made sense of.
+    Unread,
 }
 
-/// Reads the head of a frame. TCP flags are not in it; the caller fills them in.
-#[inline(always)]
-pub(crate) fn parse(head: &[u8; HEAD]) -> Parsed {
-    if head[12] != net::ETH_IPV4[0] || head[13] != net::ETH_IPV4[1] || head[14] >> 4 != 4 {
-        return Parsed::Foreign;
-    }
-    if head[14] != 0x45 || head[20] & 0x3f != 0 || head[21] != 0 {
-        return Parsed::Awkward;
-    }
-    let mut packet = Packet {
-        src: [head[26], head[27], head[28], head[29]],
-        dst: [head[30], head[31], head[32], head[33]],
-        sport: [head[34], head[35]],
-        dport: [head[36], head[37]],
-        proto: head[23],
+impl<F: Family> Packet<F> {
+    /// Nothing read yet.
+    pub(crate) const EMPTY: Self = Self {
+        src: F::ZERO,
+        dst: F::ZERO,
+        sport: [0; 2],
+        dport: [0; 2],
+        fragment_id: [0; 4],
+        l3: 0,
+        l4: 0,
+        total: 0,
+        proto: 0,
         flags: 0,
+        ttl: 0,
+        fragment: WHOLE,
+        tagged: 0,
     };
-    match packet.proto {
-        proto::TCP | proto::UDP => Parsed::Packet(packet),
-        proto::ICMP if head[34] == net::ECHO || head[34] == net::ECHO_REPLY => {
-            packet.flags = head[34];
-            packet.sport = [head[38], head[39]];
-            packet.dport = [0; 2];
-            Parsed::Packet(packet)
-        }
-        _ => Parsed::Foreign,
-    }
-}
 
-impl Packet {
     /// Key of the flow this packet belongs to.
     #[inline(always)]
-    pub(crate) fn key(&self, kind: FlowKind) -> FlowKey {
-        FlowKey {
-            src: self.src,
-            dst: self.dst,
-            sport: self.sport,
-            dport: self.dport,
-            proto: self.proto,
-            kind: kind as u8,
-            pad: [0; 2],
-        }
+    pub(crate) fn key(&self) -> FlowKey<F::Addr> {
+        FlowKey { src: self.src, dst: self.dst, sport: self.sport, dport: self.dport, proto: self.proto, pad: [0; 3] }
     }
 
     /// A TCP packet with any of these flags.
@@ -83,20 +92,27 @@ impl Packet {
         self.proto == proto::TCP && self.flags & flags != 0
     }
 
-    /// The first packet of a TCP connection.
+    /// The first packet of a TCP connection or an SCTP association.
     #[inline(always)]
     pub(crate) fn opens(&self) -> bool {
-        self.proto == proto::TCP && self.flags & (net::SYN | net::ACK) == net::SYN
+        match self.proto {
+            proto::TCP => self.flags & (net::SYN | net::ACK) == net::SYN,
+            proto::SCTP => self.flags == net::SCTP_INIT && self.fragment != LATER,
+            _ => false,
+        }
     }
-}
 
-/// One end of a packet.
-#[derive(Clone, Copy)]
-pub(crate) enum End {
-    /// Source address and port.
-    Source,
-    /// Destination address and port.
-    Destination,
+    /// Of a protocol with connections, which outlive their endpoint's readiness.
+    #[inline(always)]
+    pub(crate) fn is_connected(&self) -> bool {
+        self.proto == proto::TCP || self.proto == proto::SCTP
+    }
+
+    /// ICMP or ICMPv6.
+    #[inline(always)]
+    pub(crate) fn is_icmp(&self) -> bool {
+        self.proto == F::ICMP
+    }
 }
 
 /// What kind of thing to do with a packet.
@@ -104,43 +120,307 @@ pub(crate) enum End {
 pub(crate) enum Action {
     /// Not for the step that was asked; the next may want it.
     Continue,
-    /// Leave it as it is.
+    /// Leave it as it is: decided.
     Pass,
-    /// Write another address and port to one end.
-    Rewrite,
+    /// From XDP: the tc program behind decides.
+    Leave,
     /// Drop it; the reason is counted.
     Drop,
+    /// Write the verdict's tuple and go on through the host's stack.
+    Rewrite,
+    /// Write the verdict's tuple and send it out, past the host's routing of what arrives.
+    Transmit,
+    /// Write the verdict's tuple and send it back out by the interface it came in by.
+    Hairpin,
+    /// Answer with a reset: the endpoint is gone.
+    Reset,
+    /// Answer that there is nobody: the service has no endpoint.
+    Refuse,
+    /// Send it to the endpoint's node in another packet.
+    Encapsulate,
+    /// Send it to the endpoint's node by hardware address.
+    Direct,
 }
 
 /// What to do with a packet. Not an enum with fields: the compiler shifts fields together before it looks whether they
-/// are there, and the verifier (6.18: "R4 !read_ok") refuses to read what was never written.
+/// are there, and the verifier (6.18: "R4 !read_ok") refuses to read what was never written. For the same reason it is
+/// filled in through a reference, not returned.
 #[derive(Clone, Copy)]
-pub(crate) struct Verdict {
+pub(crate) struct Verdict<F: Family> {
+    /// Source address it leaves with.
+    pub(crate) src: F::Addr,
+    /// Destination address it leaves with; of [`Action::Encapsulate`] and [`Action::Direct`] the endpoint.
+    pub(crate) dst: F::Addr,
+    /// Source port it leaves with.
+    pub(crate) sport: [u8; 2],
+    /// Destination port it leaves with.
+    pub(crate) dport: [u8; 2],
+    /// A combination of [`fairlead_abi::FlowFlags`].
+    pub(crate) flags: u32,
+    /// Endpoint chosen.
+    pub(crate) backend: u32,
+    /// What its life was, see [`crate::maps::noted`].
+    pub(crate) life: u32,
     /// What to do.
     pub(crate) action: Action,
-    /// For a rewrite, which end.
-    pub(crate) end: End,
-    /// For a rewrite, the new address.
-    pub(crate) addr: [u8; 4],
-    /// For a rewrite, the new port.
-    pub(crate) port: [u8; 2],
 }
 
-impl Verdict {
-    /// See [`Action::Continue`].
-    pub(crate) const CONTINUE: Self = Self::plain(Action::Continue);
-    /// See [`Action::Pass`].
-    pub(crate) const PASS: Self = Self::plain(Action::Pass);
-    /// See [`Action::Drop`].
-    pub(crate) const DROP: Self = Self::plain(Action::Drop);
-
-    const fn plain(action: Action) -> Self {
-        Self { action, end: End::Source, addr: [0; 4], port: [0; 2] }
-    }
-
-    /// See [`Action::Rewrite`].
+impl<F: Family> Verdict<F> {
+    /// The packet as it is.
     #[inline(always)]
-    pub(crate) const fn rewrite(end: End, addr: [u8; 4], port: [u8; 2]) -> Self {
-        Self { action: Action::Rewrite, end, addr, port }
+    pub(crate) fn of(packet: &Packet<F>) -> Self {
+        Self {
+            src: packet.src,
+            dst: packet.dst,
+            sport: packet.sport,
+            dport: packet.dport,
+            flags: 0,
+            backend: 0,
+            life: 0,
+            action: Action::Continue,
+        }
+    }
+}
+
+/// A pointer into a frame, if what it points to is all inside.
+#[inline(always)]
+pub(crate) fn at<T>(data: usize, data_end: usize, offset: usize) -> Option<*mut T> {
+    let start = data + offset;
+    (start + size_of::<T>() <= data_end).then_some(start as *mut T)
+}
+
+/// Reads a packet without anything unusual: no VLAN tag, options, extension headers; no fragment.
+#[inline(always)]
+pub(crate) fn plain<F: Family>(data: usize, data_end: usize, packet: &mut Packet<F>) -> Kind {
+    let l4 = net::ETH_LEN + F::HEADER;
+    if F::V6 {
+        let Some(head) = at::<[u8; net::ETH_LEN + 48]>(data, data_end, 0) else {
+            return Kind::Unread;
+        };
+        // SAFETY: `at` checked that the bytes are inside the frame.
+        let head = unsafe { &*head };
+        if head[14] >> 4 != 6 {
+            return Kind::Unread;
+        }
+        packet.proto = head[20];
+        packet.ttl = head[21];
+        packet.total = u16::from_be_bytes([head[18], head[19]]).wrapping_add(40);
+    } else {
+        let Some(head) = at::<[u8; net::ETH_LEN + 28]>(data, data_end, 0) else {
+            return Kind::Unread;
+        };
+        // SAFETY: as above.
+        let head = unsafe { &*head };
+        if head[14] != 0x45 || head[20] & 0x3f != 0 || head[21] != 0 {
+            return Kind::Unread;
+        }
+        packet.proto = head[23];
+        packet.ttl = head[22];
+        packet.total = u16::from_be_bytes([head[16], head[17]]);
+    }
+    let (Some(src), Some(dst), Some(ports)) = (
+        at::<F::Addr>(data, data_end, net::ETH_LEN + F::ADDRS),
+        at::<F::Addr>(data, data_end, net::ETH_LEN + F::ADDRS + size_of::<F::Addr>()),
+        at::<[u8; 8]>(data, data_end, l4),
+    ) else {
+        return Kind::Unread;
+    };
+    // SAFETY: as above; addresses are byte arrays, which have no alignment.
+    let ports = unsafe {
+        packet.src = *src;
+        packet.dst = *dst;
+        *ports
+    };
+    packet.l3 = net::ETH_LEN as u16;
+    packet.l4 = l4 as u16;
+    packet.sport = [ports[0], ports[1]];
+    packet.dport = [ports[2], ports[3]];
+    match packet.proto {
+        proto::UDP => Kind::Flow,
+        proto::TCP | proto::SCTP => {
+            let Some(flags) = at::<u8>(data, data_end, l4 + flags_offset(packet.proto)) else {
+                return Kind::Unread;
+            };
+            // SAFETY: as above.
+            packet.flags = unsafe { *flags };
+            Kind::Flow
+        }
+        next if next == F::ICMP => icmp(packet, ports),
+        next if F::V6 && is_extension(next) => Kind::Unread,
+        next => other::<F>(next),
+    }
+}
+
+/// Where the byte of interest stands: TCP's flags, or the type of SCTP's first chunk.
+#[inline(always)]
+fn flags_offset(proto: u8) -> usize {
+    if proto == proto::TCP { 13 } else { 12 }
+}
+
+/// Reads the first eight bytes of ICMP.
+#[inline(always)]
+fn icmp<F: Family>(packet: &mut Packet<F>, head: [u8; 8]) -> Kind {
+    packet.flags = head[0];
+    if head[0] == F::ECHO || head[0] == F::ECHO_REPLY {
+        packet.sport = [head[4], head[5]];
+        packet.dport = packet.sport;
+        return Kind::Flow;
+    }
+    let is_error = if F::V6 { matches!(head[0], 1..=4) } else { matches!(head[0], 3 | 11 | 12) };
+    if is_error { Kind::Error } else { Kind::Other }
+}
+
+/// A protocol that is not translated.
+#[inline(always)]
+fn other<F: Family>(next: u8) -> Kind {
+    if next == (if F::V6 { proto::IPV6 } else { proto::IPIP }) { Kind::Tunnel } else { Kind::Other }
+}
+
+/// Extension headers of IPv6 that stand before the transport header.
+#[inline(always)]
+fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+/// Most extension headers looked over.
+const EXTENSIONS_MAX: usize = 8;
+
+/// The Ethernet type behind at most two VLAN tags, and where the header it announces starts; 0: nothing to read.
+#[inline(always)]
+pub(crate) fn ether_type(ctx: &TcContext) -> ([u8; 2], usize) {
+    let mut offset = 12;
+    let mut tags = 0;
+    while tags < 3 {
+        let Ok(eth) = ctx.load::<[u8; 2]>(offset) else {
+            return ([0; 2], 0);
+        };
+        if eth != net::ETH_VLAN && eth != net::ETH_QINQ {
+            return (eth, offset + 2);
+        }
+        offset += 4;
+        tags += 1;
+    }
+    ([0; 2], 0)
+}
+
+/// Reads a packet at `l3` whatever is between its headers. The ports of a fragment other than the first are not in it.
+#[inline(never)]
+pub(crate) fn complete<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Kind {
+    packet.l3 = l3 as u16;
+    packet.tagged = (l3 != net::ETH_LEN) as u8;
+    packet.fragment = WHOLE;
+    let Some((next, l4)) = (if F::V6 { headers6(ctx, l3, packet) } else { headers4(ctx, l3, packet) }) else {
+        return Kind::Unread;
+    };
+    packet.proto = next;
+    packet.l4 = l4 as u16;
+    let (Ok(src), Ok(dst)) = (
+        ctx.load::<F::Addr>(l3 + F::ADDRS),
+        ctx.load::<F::Addr>(l3 + F::ADDRS + size_of::<F::Addr>()),
+    ) else {
+        return Kind::Unread;
+    };
+    packet.src = src;
+    packet.dst = dst;
+    packet.flags = 0;
+    packet.sport = [0; 2];
+    packet.dport = [0; 2];
+    if packet.fragment == LATER {
+        return match next {
+            proto::TCP | proto::UDP | proto::SCTP => Kind::Flow,
+            _ if next == F::ICMP => Kind::Flow,
+            _ => Kind::Other,
+        };
+    }
+    match next {
+        proto::TCP | proto::UDP | proto::SCTP => {
+            let Ok(ports) = ctx.load::<[u8; 4]>(l4) else {
+                return Kind::Unread;
+            };
+            packet.sport = [ports[0], ports[1]];
+            packet.dport = [ports[2], ports[3]];
+            if next != proto::UDP {
+                let Ok(flags) = ctx.load::<u8>(l4 + flags_offset(next)) else {
+                    return Kind::Unread;
+                };
+                packet.flags = flags;
+            }
+            Kind::Flow
+        }
+        _ if next == F::ICMP => match ctx.load::<[u8; 8]>(l4) {
+            Ok(head) => icmp(packet, head),
+            Err(_) => Kind::Unread,
+        },
+        _ => other::<F>(next),
+    }
+}
+
+/// IPv4's header with options: the protocol, and where its header starts.
+#[inline(always)]
+fn headers4<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Option<(u8, usize)> {
+    let head = ctx.load::<[u8; 10]>(l3).ok()?;
+    let words = (head[0] & 15) as usize;
+    if head[0] >> 4 != 4 || words < 5 {
+        return None;
+    }
+    packet.total = u16::from_be_bytes([head[2], head[3]]);
+    packet.fragment_id = [head[4], head[5], 0, 0];
+    packet.ttl = head[8];
+    packet.fragment = place(u16::from_be_bytes([head[6], head[7]]) & 0x1fff != 0, head[6] & 0x20 != 0);
+    Some((head[9], l3 + words * 4))
+}
+
+/// IPv6's headers: the protocol, and where its header starts.
+#[inline(always)]
+fn headers6<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Option<(u8, usize)> {
+    let head = ctx.load::<[u8; 8]>(l3).ok()?;
+    if head[0] >> 4 != 6 {
+        return None;
+    }
+    packet.total = u16::from_be_bytes([head[4], head[5]]).wrapping_add(40);
+    packet.ttl = head[7];
+    let mut next = head[6];
+    let mut offset = l3 + 40;
+    let mut seen = 0;
+    while seen < EXTENSIONS_MAX {
+        if !is_extension(next) {
+            return Some((next, offset));
+        }
+        let extension = ctx.load::<[u8; 8]>(offset).ok()?;
+        if next == FRAGMENT {
+            packet.fragment_id = [extension[4], extension[5], extension[6], extension[7]];
+            packet.fragment = place(
+                u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0,
+                extension[3] & 1 != 0,
+            );
+        }
+        let len = match next {
+            FRAGMENT => 8,
+            AUTHENTICATION => (extension[1] as usize + 2) * 4,
+            _ => (extension[1] as usize + 1) * 8,
+        };
+        next = extension[0];
+        offset += len;
+        // What follows in a later fragment is payload, whatever it looks like.
+        if packet.fragment == LATER {
+            return Some((next, offset));
+        }
+        seen += 1;
+    }
+    None
+}
+
+/// Which fragment it is, by whether it starts past the beginning and whether more follow.
+#[inline(always)]
+fn place(offset: bool, more: bool) -> u8 {
+    match (offset, more) {
+        (true, _) => LATER,
+        (false, true) => FIRST,
+        (false, false) => WHOLE,
     }
 }
