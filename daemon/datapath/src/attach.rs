@@ -1,7 +1,8 @@
 //! Programs to the places where they run, and back.
 //!
 //! Wherever the kernel has links, each attachment is a pinned link: it outlives the daemon, and the next one replaces
-//! its program in place. Kernels before 6.6 have no links for tc; there a filter of fixed priority and handle is used,
+//! its program in place; so do links of an older version of the tables, which move to the folder of this one. Kernels
+//! before 6.6 have no links for tc; there a filter of fixed priority and handle is used,
 //! which outlives the daemon by itself and is replaced the same way.
 
 use std::collections::BTreeSet;
@@ -13,11 +14,12 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink, LinkError, LinkOrder};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType, XdpMode};
 
 use crate::config::UplinkMode;
 use crate::error::DatapathError;
-use crate::loader::{Pins, SOCKET, program};
+use crate::interface::Interface;
+use crate::loader::{Pins, SOCKET, XDP, XDP_FRAGS, program, ready_xdp};
 use crate::sys;
 
 /// Of our tc filters on kernels without tcx.
@@ -47,6 +49,7 @@ fn adopt(path: &Path, program: impl AsFd) -> Result<bool, DatapathError> {
     match sys::update_link(link.as_fd(), program.as_fd()) {
         Ok(()) => Ok(true),
         Err(_) => {
+            let _ = sys::detach_link(link.as_fd());
             fs::remove_file(path).map_err(io_failed("remove the dead link", path))?;
             Ok(false)
         }
@@ -80,37 +83,88 @@ pub(crate) fn sockets(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<(),
     Ok(())
 }
 
-/// Attaches XDP to an uplink, in the best mode the interface takes, or tc. Returns the mode and why not a better one.
+/// How XDP can be attached. In this order, the first that the interface takes.
+struct Way {
+    mode: UplinkMode,
+    xdp: XdpMode,
+    program: &'static str,
+    /// In the pin's name.
+    suffix: &'static str,
+}
+
+/// Ways that are wanted on an interface. One that software made gets the program that expects unfinished checksums.
+fn ways(is_virtual: bool, wanted: Option<UplinkMode>) -> Vec<Way> {
+    let [whole, parts] = [XDP, XDP_FRAGS].map(|programs| programs[usize::from(is_virtual)]);
+    let native = |program| Way { mode: UplinkMode::Native, xdp: XdpMode::Driver, program, suffix: ":native" };
+    match wanted {
+        None | Some(UplinkMode::Native) => vec![native(whole), native(parts)],
+        Some(UplinkMode::Generic) => {
+            vec![Way { mode: UplinkMode::Generic, xdp: XdpMode::Skb, program: whole, suffix: ":generic" }]
+        }
+        Some(UplinkMode::Tc) => Vec::new(),
+    }
+}
+
+/// Attaches to an uplink: tc on both sides, and XDP before it where the interface takes it. Returns the mode and the
+/// reason for it.
 pub(crate) fn uplink(
     ebpf: &mut Ebpf,
     pins: &Pins,
-    interface: &str,
-    ifindex: u32,
+    name: &str,
+    interface: &Interface,
+    wanted: Option<UplinkMode>,
 ) -> Result<(UplinkMode, String), DatapathError> {
-    tc(ebpf, pins, interface, "tc_uplink_out", TcAttachType::Egress)?;
-    let name = if is_virtual(interface) { "xdp_service_veth" } else { "xdp_service" };
-    let modes = [(UplinkMode::Native, XdpMode::Driver, ":native"), (UplinkMode::Generic, XdpMode::Skb, ":generic")];
-    let program: &mut Xdp = program(ebpf, name)?;
-    for (mode, _, suffix) in modes {
-        let path = pin_path(pins, interface, name, suffix);
-        if adopt(&path, program.fd().map_err(failed(name, interface))?.as_fd())? {
-            return Ok((mode, "adopted as it was".to_owned()));
+    tc(ebpf, pins, name, "tc_uplink_out", TcAttachType::Egress)?;
+    tc(ebpf, pins, name, "tc_uplink_in", TcAttachType::Ingress)?;
+    let ways = ways(interface.kind.is_some(), wanted);
+    let pinned = |way: &Way| pin_path(pins, name, way.program, way.suffix);
+    for path in pins_of(pins, name, "xdp_")? {
+        if !ways.iter().any(|way| pinned(way) == path) {
+            drop_link(&path)?;
+        }
+    }
+    for way in &ways {
+        let path = pinned(way);
+        if path.exists() && adopt(&path, xdp_fd(ebpf, way.program, name)?)? {
+            return Ok((way.mode, describe(interface, way, "adopted as it was")));
         }
     }
     let mut reasons = Vec::new();
-    for (mode, xdp_mode, suffix) in modes {
-        let path = pin_path(pins, interface, name, suffix);
-        let attached = program
-            .attach_to_if_index(ifindex, xdp_mode)
-            .and_then(|id| program.take_link(id))
-            .and_then(|link| pin(link, &path));
-        match attached {
-            Ok(()) => return Ok((mode, reasons.join("; "))),
-            Err(error) => reasons.push(format!("no {mode}: {}", chain(&error))),
+    for way in &ways {
+        match attach_xdp(ebpf, way, interface.ifindex, &pinned(way)) {
+            Ok(()) => return Ok((way.mode, describe(interface, way, &reasons.join("; ")))),
+            Err(error) => reasons.push(format!("no {} with {}: {}", way.mode, way.program, chain(&error))),
         }
     }
-    tc(ebpf, pins, interface, "tc_uplink_in", TcAttachType::Ingress)?;
+    if reasons.is_empty() {
+        reasons.push("as configured".to_owned());
+    }
+    if let Some(kind) = &interface.kind {
+        reasons.insert(0, format!("a {kind} interface"));
+    }
     Ok((UplinkMode::Tc, reasons.join("; ")))
+}
+
+fn describe(interface: &Interface, way: &Way, more: &str) -> String {
+    let kind = interface.kind.as_deref().map_or_else(|| "hardware".to_owned(), |kind| format!("a {kind} interface"));
+    let parts = if XDP_FRAGS.contains(&way.program) { ", in buffers of many parts" } else { "" };
+    let more = if more.is_empty() { String::new() } else { format!(" ({more})") };
+    format!("{kind}{parts}{more}")
+}
+
+fn xdp_fd(ebpf: &mut Ebpf, name: &'static str, interface: &str) -> Result<std::os::fd::OwnedFd, DatapathError> {
+    let program = ready_xdp(ebpf, name)?;
+    let fd = program.fd().map_err(failed(name, interface))?;
+    fd.as_fd().try_clone_to_owned().map_err(io_failed("duplicate the descriptor of", Path::new(name)))
+}
+
+fn attach_xdp(ebpf: &mut Ebpf, way: &Way, ifindex: u32, path: &Path) -> Result<(), DatapathError> {
+    let program = ready_xdp(ebpf, way.program)?;
+    program
+        .attach_to_if_index(ifindex, way.xdp)
+        .and_then(|id| program.take_link(id))
+        .and_then(|link| pin(link, path))
+        .map_err(failed(way.program, "the interface"))
 }
 
 /// Attaches to both sides of a pod's host-side interface.
@@ -121,14 +175,26 @@ pub(crate) fn pod(ebpf: &mut Ebpf, pins: &Pins, interface: &str) -> Result<(), D
 
 /// Detaches everything from an interface, which may be gone.
 pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), DatapathError> {
-    let prefix = format!("{}:", interface.replace('.', "%"));
-    for path in list(&pins.links)? {
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
-            drop_link(&path)?;
-        }
-    }
+    pins_of(pins, interface, "")?.iter().try_for_each(|path| drop_link(path))?;
     drop_filters(interface);
     Ok(())
+}
+
+/// Pins of an interface's links to programs whose names begin like this.
+fn pins_of(pins: &Pins, interface: &str, program: &str) -> Result<Vec<PathBuf>, DatapathError> {
+    let prefix = format!("{}:{program}", interface.replace('.', "%"));
+    let is_its = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+    Ok(list(&pins.links)?.into_iter().filter(is_its).collect())
+}
+
+/// Attaches a program to what comes in by an interface of our own.
+pub(crate) fn ingress(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: &str,
+    program: &'static str,
+) -> Result<(), DatapathError> {
+    tc(ebpf, pins, interface, program, TcAttachType::Ingress)
 }
 
 /// Detaches every link pinned in a folder, if it is there.
@@ -214,11 +280,6 @@ pub(crate) fn drop_filters(interface: &str) {
         // Most interfaces have none of them.
         let _ = aya::programs::tc::qdisc_detach_program(interface, side, name);
     }
-}
-
-/// Without hardware behind it: its peer may leave checksums unfinished.
-fn is_virtual(interface: &str) -> bool {
-    !Path::new("/sys/class/net").join(interface).join("device").exists()
 }
 
 /// An error and its causes in one line.

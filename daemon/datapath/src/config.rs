@@ -36,6 +36,9 @@ pub struct Config {
     pub dsr: Dsr,
     /// Redirect packets between uplinks and pods' interfaces, past the host's stack and its netfilter rules.
     pub redirect: bool,
+    /// How packets of uplinks are to reach the programs; `None`: in the best way that costs nothing, native XDP or tc.
+    /// One that an interface does not take gives way to tc.
+    pub uplink_mode: Option<UplinkMode>,
     /// How long connections of a removed endpoint go on before they are reset.
     pub drain: Duration,
     /// Capacity of the tables of services (a Service takes one entry per address and port), per family.
@@ -64,6 +67,7 @@ impl Config {
             source_addresses: Vec::new(),
             dsr: Dsr::Off,
             redirect: false,
+            uplink_mode: None,
             drain: Duration::from_secs(30),
             services: 65_536,
             backends: 131_072,
@@ -91,11 +95,11 @@ pub struct PodInterface {
 /// How packets of an uplink reach the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UplinkMode {
-    /// XDP in the driver.
+    /// XDP in the driver, with tc for what XDP leaves to it.
     Native,
-    /// XDP on socket buffers.
+    /// XDP on socket buffers, likewise.
     Generic,
-    /// A tc program with the same semantics.
+    /// tc alone.
     Tc,
 }
 

@@ -21,6 +21,14 @@ pub enum DatapathError {
         /// What the kernel said.
         source: Box<aya::programs::ProgramError>,
     },
+    /// A program could not be run on a packet.
+    #[error("cannot run the BPF program `{program}` on a packet (BPF_PROG_TEST_RUN)")]
+    Run {
+        /// Its name in the object.
+        program: &'static str,
+        /// What the kernel said.
+        source: Box<aya::programs::ProgramError>,
+    },
     /// A program could not be attached.
     #[error("cannot attach `{program}` to {target}")]
     Attach {
@@ -52,9 +60,9 @@ pub enum DatapathError {
     /// No interface of this name.
     #[error("there is no interface `{0}` (see `ip link`)")]
     NoInterface(String),
-    /// The uplink has no address to masquerade behind.
-    #[error("uplink `{0}` has no IPv4 address")]
-    NoAddress(String),
+    /// There is nothing to explain.
+    #[error("cannot explain this: {0}")]
+    Unexplained(String),
     /// The kernel lacks something the data path cannot do without.
     #[error("this kernel or machine lacks what the data path needs: {0}")]
     Unsupported(String),

@@ -1,31 +1,46 @@
 //! The kernel's side of the tables: pinned maps, opened by name, and the steps carried out on them.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Instant;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use fairlead_abi::{Backend, Counter, Range, ServiceKey, ServiceValue, map};
+use aya::Pod as Plain;
+use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use fairlead_abi::{
+    Backend, Counter, FlowKey, FlowValue, Group, MemberKey, Pod, Range, RangeKey, ServiceKey, ServiceValue, SourcePool,
+    Trace, V4, V6, map,
+};
 
+use crate::desired::Key;
 use crate::error::DatapathError;
 use crate::sys::MappedWords;
-use crate::tables::{Capacity, Step, Tables};
+use crate::tables::{Capacity, Found, Set, Step, Tables};
 
-/// Words of a [`fairlead_abi::Group`] and of a [`Backend`]. Slots take one each: the kernel pads entries to eight bytes.
-const GROUP_WORDS: usize = 2;
-const BACKEND_WORDS: usize = 2;
+/// Words of a [`Group`] and of a [`Backend`]. Slots take one each: the kernel pads entries to eight bytes.
+const GROUP_WORDS: usize = size_of::<Group>() / 8;
+const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
 
 /// The maps user space reads and writes.
 pub(crate) struct Kernel {
     capacity: Capacity,
-    services: HashMap<MapData, ServiceKey, ServiceValue>,
-    netns: HashMap<MapData, u64, u32>,
-    uplinks: HashMap<MapData, u32, [u8; 4]>,
+    services4: HashMap<MapData, ServiceKey<V4>, ServiceValue>,
+    services6: HashMap<MapData, ServiceKey<V6>, ServiceValue>,
+    members: HashMap<MapData, MemberKey, u32>,
+    ranges: LpmTrie<MapData, RangeKey, u32>,
+    netns: HashMap<MapData, u64, Pod>,
+    pods: HashMap<MapData, V6, Pod>,
+    uplinks: HashMap<MapData, u32, SourcePool>,
+    flows4: HashMap<MapData, FlowKey<V4>, FlowValue<V4>>,
+    flows6: HashMap<MapData, FlowKey<V6>, FlowValue<V6>>,
     counters: PerCpuArray<MapData, u64>,
+    trace: PerCpuArray<MapData, Trace>,
     groups: MappedWords,
     slots: MappedWords,
     backends: MappedWords,
+    /// System calls made so far to carry out steps.
+    pub(crate) calls: usize,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -42,35 +57,65 @@ impl Kernel {
         let (backends, backends_len) = words(dir, map::BACKENDS, BACKEND_WORDS)?;
         Ok(Self {
             capacity: Capacity { services: services_len, backends: backends_len, slots: slots_len },
-            services: typed(dir, map::SERVICES)?,
+            services4: typed(dir, map::SERVICES4)?,
+            services6: typed(dir, map::SERVICES6)?,
+            members: typed(dir, map::MEMBERS)?,
+            ranges: typed(dir, map::RANGES)?,
             netns: typed(dir, map::NETNS)?,
+            pods: typed(dir, map::PODS)?,
             uplinks: typed(dir, map::UPLINKS)?,
+            flows4: typed(dir, map::FLOWS4)?,
+            flows6: typed(dir, map::FLOWS6)?,
             counters: typed(dir, map::COUNTERS)?,
+            trace: typed(dir, map::TRACE)?,
             groups,
             slots,
             backends,
+            calls: 0,
         })
     }
 
     /// What the tables hold now.
     pub(crate) fn tables(&self) -> Result<Tables, DatapathError> {
-        let mut keys = Vec::new();
-        for entry in self.services.iter() {
-            keys.push(entry.map_err(failed(map::SERVICES))?);
+        let mut found = Found::default();
+        for entry in self.services4.iter() {
+            let (key, value) = entry.map_err(failed(map::SERVICES4))?;
+            found.keys.push((Key::V4(key), value));
+        }
+        for entry in self.services6.iter() {
+            let (key, value) = entry.map_err(failed(map::SERVICES6))?;
+            found.keys.push((Key::V6(key), value));
+        }
+        for entry in self.members.iter() {
+            found.members.push(entry.map_err(failed(map::MEMBERS))?);
+        }
+        for entry in self.ranges.keys() {
+            let key = entry.map_err(failed(map::RANGES))?;
+            found.ranges.push((key.data(), key.prefix_len()));
         }
         Ok(Tables::adopt(
             self.capacity,
-            keys,
-            |group| {
-                let word = group as usize * GROUP_WORDS;
-                (Range(self.groups.load(word)), Range(self.groups.load(word + 1)))
-            },
+            found,
+            |id| self.group(id),
             |slot| self.slots.load(slot as usize) as u32,
             |id| {
                 let word = id as usize * BACKEND_WORDS;
-                backend_from(self.backends.load(word), self.backends.load(word + 1))
+                backend_from([0, 1, 2, 3].map(|place| self.backends.load(word + place)))
             },
+            Instant::now(),
         ))
+    }
+
+    fn group(&self, id: u32) -> Group {
+        let word = id as usize * GROUP_WORDS;
+        let [internal, cluster, ring, settings] = [0, 1, 2, 3].map(|place| self.groups.load(word + place));
+        Group {
+            internal: Range(internal),
+            cluster: Range(cluster),
+            ring: Range(ring),
+            affinity: settings as u32,
+            flags: (settings >> 32) as u32,
+        }
     }
 
     /// Carries out one step.
@@ -78,26 +123,64 @@ impl Kernel {
         match step {
             Step::Backend(id, backend) => {
                 let word = *id as usize * BACKEND_WORDS;
-                let [address, life] = backend_words(backend);
-                self.backends.store(word, address);
-                self.backends.store(word + 1, life);
+                let words = backend_words(backend);
+                // The life last: whoever finds it finds the rest.
+                for place in [0, 1, 3, 2] {
+                    self.backends.store(word + place, words[place]);
+                }
+                return Ok(());
             }
             Step::Slots(start, ids) => {
                 for (slot, id) in (*start as usize..).zip(ids) {
                     self.slots.store(slot, u64::from(*id));
                 }
+                return Ok(());
             }
-            Step::List(group, range) => self.groups.store(*group as usize * GROUP_WORDS, range.0),
-            Step::Ring(group, range) => self.groups.store(*group as usize * GROUP_WORDS + 1, range.0),
-            Step::Put(key, value) => self.services.insert(key, value, 0).map_err(failed(map::SERVICES))?,
-            Step::Drop(key) => absent_is_fine(self.services.remove(key)).map_err(failed(map::SERVICES))?,
+            Step::Switch(group, set, range) => {
+                let place = match set {
+                    Set::Internal => 0,
+                    Set::Cluster => 1,
+                    Set::Ring => 2,
+                };
+                self.groups.store(*group as usize * GROUP_WORDS + place, range.0);
+                return Ok(());
+            }
+            Step::Settings(group, affinity, flags) => {
+                let word = u64::from(*affinity) | u64::from(*flags) << 32;
+                self.groups.store(*group as usize * GROUP_WORDS + 3, word);
+                return Ok(());
+            }
+            _ => self.calls += 1,
+        }
+        match step {
+            Step::Allow(key, len) => {
+                self.ranges.insert(&TrieKey::new(*len, *key), 1, 0).map_err(failed(map::RANGES))?;
+            }
+            Step::Deny(key, len) => {
+                absent_is_fine(self.ranges.remove(&TrieKey::new(*len, *key))).map_err(failed(map::RANGES))?;
+            }
+            Step::Join(key, id) => self.members.insert(key, id, 0).map_err(failed(map::MEMBERS))?,
+            Step::Leave(key) => absent_is_fine(self.members.remove(key)).map_err(failed(map::MEMBERS))?,
+            Step::Put(Key::V4(key), value) => {
+                self.services4.insert(key, value, 0).map_err(failed(map::SERVICES4))?;
+            }
+            Step::Put(Key::V6(key), value) => {
+                self.services6.insert(key, value, 0).map_err(failed(map::SERVICES6))?;
+            }
+            Step::Drop(Key::V4(key)) => {
+                absent_is_fine(self.services4.remove(key)).map_err(failed(map::SERVICES4))?;
+            }
+            Step::Drop(Key::V6(key)) => {
+                absent_is_fine(self.services6.remove(key)).map_err(failed(map::SERVICES6))?;
+            }
+            Step::Backend(..) | Step::Slots(..) | Step::Switch(..) | Step::Settings(..) => {}
         }
         Ok(())
     }
 
-    /// Lets the sockets of a network namespace be translated.
-    pub(crate) fn put_netns(&mut self, cookie: u64) -> Result<(), DatapathError> {
-        self.netns.insert(cookie, 1, 0).map_err(failed(map::NETNS))
+    /// Lets the sockets of a pod's network namespace be translated.
+    pub(crate) fn put_netns(&mut self, cookie: u64, pod: &Pod) -> Result<(), DatapathError> {
+        self.netns.insert(cookie, pod, 0).map_err(failed(map::NETNS))
     }
 
     /// Lets them be.
@@ -110,14 +193,34 @@ impl Kernel {
         self.netns.keys().collect::<Result<_, _>>().map_err(failed(map::NETNS))
     }
 
-    /// Masquerades pods behind this address when they leave by this interface.
-    pub(crate) fn put_uplink(&mut self, ifindex: u32, address: Ipv4Addr) -> Result<(), DatapathError> {
-        self.uplinks.insert(ifindex, address.octets(), 0).map_err(failed(map::UPLINKS))
+    /// Tells where the pod of an address is.
+    pub(crate) fn put_pod(&mut self, address: V6, pod: &Pod) -> Result<(), DatapathError> {
+        self.pods.insert(address, pod, 0).map_err(failed(map::PODS))
+    }
+
+    /// No longer does.
+    pub(crate) fn drop_pod(&mut self, address: V6) -> Result<(), DatapathError> {
+        absent_is_fine(self.pods.remove(&address)).map_err(failed(map::PODS))
+    }
+
+    /// Addresses of pods that are known.
+    pub(crate) fn pods(&self) -> Result<Vec<V6>, DatapathError> {
+        self.pods.keys().collect::<Result<_, _>>().map_err(failed(map::PODS))
+    }
+
+    /// Gives flows that leave by this interface these addresses.
+    pub(crate) fn put_uplink(&mut self, ifindex: u32, pool: &SourcePool) -> Result<(), DatapathError> {
+        self.uplinks.insert(ifindex, pool, 0).map_err(failed(map::UPLINKS))
     }
 
     /// No longer does.
     pub(crate) fn drop_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         absent_is_fine(self.uplinks.remove(&ifindex)).map_err(failed(map::UPLINKS))
+    }
+
+    /// Interfaces that flows leave by.
+    pub(crate) fn uplinks(&self) -> Result<Vec<u32>, DatapathError> {
+        self.uplinks.keys().collect::<Result<_, _>>().map_err(failed(map::UPLINKS))
     }
 
     /// Verdicts, summed over CPUs.
@@ -130,18 +233,43 @@ impl Kernel {
             })
             .collect()
     }
+
+    /// Empties the record of the `explain_*` programs.
+    pub(crate) fn clear_trace(&mut self) -> Result<(), DatapathError> {
+        let empty = self.trace.get(&0, 0).map_err(failed(map::TRACE))?;
+        let cleared: Vec<Trace> = empty.iter().map(|trace| Trace { steps: 0, counter: u32::MAX, ..*trace }).collect();
+        let cleared = aya::maps::PerCpuValues::try_from(cleared).map_err(|source| DatapathError::Io {
+            action: "clear",
+            path: map::TRACE.into(),
+            source,
+        })?;
+        self.trace.set(0, cleared, 0).map_err(failed(map::TRACE))
+    }
+
+    /// The record of the CPU on which an `explain_*` program ran since it was emptied.
+    pub(crate) fn trace(&self) -> Result<Option<Trace>, DatapathError> {
+        let values = self.trace.get(&0, 0).map_err(failed(map::TRACE))?;
+        Ok(values.iter().find(|trace| trace.steps != 0).copied())
+    }
+
+    /// Flows of IPv4 and IPv6 in the tables.
+    pub(crate) fn flows(&self) -> (usize, usize) {
+        (count(&self.flows4), count(&self.flows6))
+    }
 }
 
-fn failed(map: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
+fn count<K: Plain, V: Plain>(map: &HashMap<MapData, K, V>) -> usize {
+    map.keys().filter(Result::is_ok).count()
+}
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source: Box::new(source) }
 }
 
-fn absent_is_fine(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
-        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(())
-        }
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
@@ -152,7 +280,7 @@ fn pinned(dir: &Path, name: &'static str) -> Result<MapData, DatapathError> {
 
 fn typed<M>(dir: &Path, name: &'static str) -> Result<M, DatapathError>
 where
-    M: TryFrom<Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
     Map::from_map_data(pinned(dir, name)?).and_then(M::try_from).map_err(failed(name))
 }
@@ -166,19 +294,30 @@ fn words(dir: &Path, name: &'static str, per_entry: usize) -> Result<(MappedWord
     Ok((words, entries))
 }
 
-/// The address never changes while anybody looks; life and group are one word, so they change together.
-fn backend_words(backend: &Backend) -> [u64; 2] {
-    let [a, b, c, d] = backend.addr;
+/// The address never changes while anybody looks. Life, port and flags are one word, so they change together.
+fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
+    let (high, low) = halves(&backend.addr);
     let [p, q] = backend.port;
-    [
-        u64::from_ne_bytes([a, b, c, d, p, q, backend.proto, backend.pad]),
-        u64::from(backend.life) | u64::from(backend.group) << 32,
-    ]
+    let [a, b, c, d] = backend.life.to_ne_bytes();
+    let life = u64::from_ne_bytes([p, q, backend.proto, backend.flags, a, b, c, d]);
+    let group = u64::from(backend.group) | u64::from(backend.pad) << 32;
+    [high, low, life, group]
 }
 
-fn backend_from(address: u64, life: u64) -> Backend {
-    let [a, b, c, d, p, q, proto, pad] = address.to_ne_bytes();
-    Backend { addr: [a, b, c, d], port: [p, q], proto, pad, life: life as u32, group: (life >> 32) as u32 }
+fn halves(addr: &V6) -> (u64, u64) {
+    let (mut high, mut low) = ([0; 8], [0; 8]);
+    high.copy_from_slice(&addr[..8]);
+    low.copy_from_slice(&addr[8..]);
+    (u64::from_ne_bytes(high), u64::from_ne_bytes(low))
+}
+
+fn backend_from([high, low, life, group]: [u64; BACKEND_WORDS]) -> Backend {
+    let mut addr = [0; 16];
+    addr[..8].copy_from_slice(&high.to_ne_bytes());
+    addr[8..].copy_from_slice(&low.to_ne_bytes());
+    let [p, q, proto, flags, a, b, c, d] = life.to_ne_bytes();
+    let life = u32::from_ne_bytes([a, b, c, d]);
+    Backend { addr, port: [p, q], proto, flags, life, group: group as u32, pad: (group >> 32) as u32 }
 }
 
 #[cfg(test)]
@@ -187,11 +326,20 @@ mod tests {
 
     #[test]
     fn a_backend_survives_its_words() {
-        let backend = Backend { addr: [10, 244, 0, 9], port: [31, 144], proto: 6, pad: 0, life: 0x501, group: 77 };
-        let [address, life] = backend_words(&backend);
-        assert_eq!(backend_from(address, life), backend);
+        let backend = Backend {
+            addr: [0x20, 1, 0xd, 0xb8, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+            port: [31, 144],
+            proto: 6,
+            flags: Backend::IPV6,
+            life: 0x501,
+            group: 77,
+            pad: 0,
+        };
+        let words = backend_words(&backend);
+        assert_eq!(backend_from(words), backend);
         // As the programs read it.
-        assert_eq!(address.to_ne_bytes()[..4], [10, 244, 0, 9]);
-        assert_eq!(life.to_ne_bytes()[..4], 0x501u32.to_ne_bytes());
+        assert_eq!(words[0].to_ne_bytes()[..4], [0x20, 1, 0xd, 0xb8]);
+        assert_eq!(words[2].to_ne_bytes()[4..], 0x501u32.to_ne_bytes());
+        assert_eq!(words[3].to_ne_bytes()[..4], 77u32.to_ne_bytes());
     }
 }

@@ -2,48 +2,56 @@
 //!
 //! One [`Datapath`] per node owns the BPF programs and maps. It is handed joined services (from `fairlead-source`) and
 //! the interfaces of uplinks and pods. `desired` says what the tables should hold for a service, `tables` plans the
-//! writes, `kernel` carries them out; `loader` and `attach` bring programs to where they run.
+//! writes, `kernel` carries them out; `loader` and `attach` bring programs to where they run, `uplinks` and `pods` say
+//! where that is. `explain` asks the programs what they would do.
 //!
 //! Everything made here is pinned below `fairlead/v<ABI>` of the BPF file system: a daemon that dies leaves a data path
 //! that works on, and the next one adopts it. Maps are reused and links get the new programs in place, so no flow is
-//! lost. [`remove`] is the only thing that takes it away.
+//! lost, unless the version of the tables is another. [`remove`] is the only thing that takes it away.
 #![deny(unsafe_code)]
 
 mod attach;
 mod config;
 mod desired;
 mod error;
+mod explain;
+mod interface;
 mod kernel;
 mod loader;
 pub mod maglev;
 mod netlink;
 mod netns;
+mod pods;
 mod preflight;
+mod run;
 mod sockets;
 #[allow(unsafe_code, reason = "the one module that may, see its own comment")]
 mod sys;
 pub mod tables;
+mod uplinks;
 
 pub use config::{Config, Finding, FindingState, PodInterface, SyncReport, Uplink, UplinkMode};
-pub use desired::{Want, wants};
+pub use desired::{Key, Label, Member, Site, Want, wants};
 pub use error::DatapathError;
+pub use explain::{Candidate, ExplainRequest, Explanation, Origin, Step as ExplainStep};
 pub use netns::{find_pods, netns_cookie};
 pub use preflight::preflight;
+pub use tables::Ended;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aya::Ebpf;
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
+use fairlead_abi::proto;
 use fairlead_source::{Service, ServiceName};
 
 use kernel::Kernel;
 use loader::Pins;
-use tables::Tables;
+use sockets::SocketCloser;
+use tables::{Plan, Tables};
 
 /// The node's data path: loaded programs, their maps and what they are attached to.
 #[derive(Debug)]
@@ -53,9 +61,16 @@ pub struct Datapath {
     pins: Pins,
     kernel: Kernel,
     tables: Tables,
+    closer: SocketCloser,
     /// As last synchronised; NodePorts are planned anew when the node gets another address.
     services: BTreeMap<ServiceName, Service>,
+    /// Services not in force as they are wanted, and why.
+    rejected: BTreeMap<ServiceName, String>,
+    /// What the services were planned for.
+    site: Site,
     uplinks: BTreeMap<String, Uplink>,
+    /// Names of interfaces that are uplinks as soon as they are there.
+    wanted_uplinks: BTreeSet<String>,
     pods: BTreeMap<String, PodInterface>,
 }
 
@@ -76,120 +91,48 @@ impl Datapath {
         let (mut ebpf, pins) = loader::load(&config)?;
         let kernel = Kernel::open(&pins.maps)?;
         let tables = kernel.tables()?;
+        let closer = SocketCloser::open(&pins.maps)?;
+        loader::inherit_links(&config.bpffs, &pins);
         attach::sockets(&mut ebpf, &pins, &config.cgroup)?;
-        loader::forget_other_versions(&config.bpffs)?;
         let mut datapath = Self {
             config,
             ebpf,
             pins,
             kernel,
             tables,
+            closer,
             services: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            site: Site::default(),
             uplinks: BTreeMap::new(),
+            wanted_uplinks: BTreeSet::new(),
             pods: BTreeMap::new(),
         };
         datapath.adopt_uplinks()?;
+        datapath.site = datapath.site_now();
+        loader::forget_other_versions(&datapath.config.bpffs)?;
         Ok(datapath)
     }
 
-    /// Attaches again to the uplinks of an earlier daemon, so that their addresses are known before the first
-    /// synchronisation, and forgets those that are gone.
-    fn adopt_uplinks(&mut self) -> Result<(), DatapathError> {
-        let mut names = attach::pinned_interfaces(&self.pins, "tc_uplink")?;
-        names.extend(attach::pinned_interfaces(&self.pins, "xdp_service")?);
-        for name in names {
-            match self.attach_uplink(&name) {
-                Err(DatapathError::NoInterface(_) | DatapathError::NoAddress(_)) => self.detach_uplink(&name)?,
-                other => drop(other?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Attaches to an uplink; again for one already attached returns it as it is. NodePorts answer on its addresses
-    /// from then on.
-    pub fn attach_uplink(&mut self, name: &str) -> Result<Uplink, DatapathError> {
-        if let Some(uplink) = self.uplinks.get(name) {
-            return Ok(uplink.clone());
-        }
-        let ifindex = nix::net::if_::if_nametoindex(name).map_err(|_| DatapathError::NoInterface(name.to_owned()))?;
-        let addresses = addresses(name)?;
-        let first = *addresses.first().ok_or_else(|| DatapathError::NoAddress(name.to_owned()))?;
-        self.kernel.put_uplink(ifindex, first)?;
-        let (mode, reason) = attach::uplink(&mut self.ebpf, &self.pins, name, ifindex)?;
-        let uplink = Uplink { name: name.to_owned(), ifindex, addresses, mode, reason };
-        self.uplinks.insert(name.to_owned(), uplink.clone());
-        self.replan()?;
-        Ok(uplink)
-    }
-
-    /// Detaches from an uplink; nothing happens if it is not attached.
-    pub fn detach_uplink(&mut self, name: &str) -> Result<(), DatapathError> {
-        if let Some(uplink) = self.uplinks.remove(name) {
-            self.kernel.drop_uplink(uplink.ifindex)?;
-        }
-        attach::detach(&self.pins, name)?;
-        self.replan()
-    }
-
-    /// Uplinks attached now, those of an earlier daemon included.
-    pub fn uplinks(&self) -> Vec<Uplink> {
-        self.uplinks.values().cloned().collect()
-    }
-
-    /// Attaches to a pod's host-side interface and lets its sockets be translated. Idempotent.
-    pub fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), DatapathError> {
-        if self.pods.get(&pod.name) == Some(pod) {
-            return Ok(());
-        }
-        attach::pod(&mut self.ebpf, &self.pins, &pod.name)?;
-        if pod.netns_cookie != 0 {
-            self.kernel.put_netns(pod.netns_cookie)?;
-        }
-        self.pods.insert(pod.name.clone(), pod.clone());
-        Ok(())
-    }
-
-    /// Forgets a pod, by the name of its host-side interface, which may be gone already. Idempotent.
-    pub fn detach_pod(&mut self, name: &str) -> Result<(), DatapathError> {
-        if let Some(pod) = self.pods.remove(name) {
-            self.kernel.drop_netns(pod.netns_cookie)?;
-        }
-        attach::detach(&self.pins, name)
-    }
-
-    /// Makes these pods, and no others, the ones attached: after a restart, with the pods that are really there.
-    pub fn retain_pods(&mut self, pods: &[PodInterface]) -> Result<(), DatapathError> {
-        for pod in pods {
-            self.attach_pod(pod)?;
-        }
-        let names: BTreeSet<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
-        for name in attach::pinned_interfaces(&self.pins, "tc_from_pod")? {
-            if !names.contains(name.as_str()) {
-                self.detach_pod(&name)?;
-            }
-        }
-        self.pods.retain(|name, _| names.contains(name.as_str()));
-        for cookie in self.kernel.netns()? {
-            if !pods.iter().any(|pod| pod.netns_cookie == cookie) {
-                self.kernel.drop_netns(cookie)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts changed services in force; `None` removes one. When it returns, the kernel's tables hold the change.
+    /// Puts changed services in force; `None` removes one. When it returns, the kernel's tables hold the change. A
+    /// service refused for an address that another one has comes in force when that one lets go of it.
     pub fn sync(&mut self, changed: Vec<(ServiceName, Option<Service>)>) -> Result<SyncReport, DatapathError> {
         let mut report = SyncReport::default();
+        let calls = self.kernel.calls;
         // What goes makes room, and may give its address to what comes.
         let (gone, put): (Vec<_>, Vec<_>) = changed.into_iter().partition(|(_, service)| service.is_none());
+        let mut names = Vec::with_capacity(gone.len() + put.len());
         for (name, service) in gone.into_iter().chain(put) {
             match service {
                 Some(service) => self.services.insert(name.clone(), service),
                 None => self.services.remove(&name),
             };
             self.plan(&name, &mut report)?;
+            names.push(name);
         }
+        self.retry(&mut report)?;
+        report.rejected = self.rejections(&names);
+        report.system_calls = self.kernel.calls - calls;
         Ok(report)
     }
 
@@ -199,16 +142,38 @@ impl Datapath {
         let services: BTreeMap<_, _> = services.into_iter().map(|service| (service.name.clone(), service)).collect();
         let gone: Vec<_> = self.tables.services().filter(|name| !services.contains_key(*name)).cloned().collect();
         self.services = services;
+        self.rejected.retain(|name, _| self.services.contains_key(name));
         let mut report = SyncReport::default();
+        let calls = self.kernel.calls;
         let names: Vec<_> = gone.into_iter().chain(self.services.keys().cloned()).collect();
-        for name in names {
-            self.plan(&name, &mut report)?;
+        for name in &names {
+            self.plan(name, &mut report)?;
         }
-        for step in self.tables.plan_orphans(Instant::now()) {
-            self.kernel.apply(&step)?;
-            report.steps += 1;
-        }
+        let orphans = self.tables.plan_orphans(Instant::now());
+        self.carry_out(&orphans, &mut report)?;
+        self.retry(&mut report)?;
+        report.rejected = self.rejections(&names);
+        report.system_calls = self.kernel.calls - calls;
         Ok(report)
+    }
+
+    /// Services that are not in force as they are wanted, and why.
+    pub fn rejected(&self) -> &BTreeMap<ServiceName, String> {
+        &self.rejected
+    }
+
+    /// What time does; to be called about once a second. Connections to endpoints whose drain is over are reset from
+    /// now on, by the programs and, where they go there without us, by closing their sockets. Returns these endpoints.
+    pub fn tick(&mut self, now: Instant) -> Result<Vec<Ended>, DatapathError> {
+        let plan = self.tables.tick(now, self.config.drain);
+        for step in &plan.steps {
+            self.kernel.apply(step)?;
+        }
+        if !plan.ended.is_empty() {
+            let gone = plan.ended.iter().map(|ended| (ended.address, ended.proto)).collect();
+            self.closer.close(gone, self.pod_interfaces());
+        }
+        Ok(plan.ended)
     }
 
     /// Packets by verdict: every name in `fairlead_abi::Counter`, summed over CPUs.
@@ -216,73 +181,95 @@ impl Datapath {
         self.kernel.counters()
     }
 
-    /// Runs a program on a packet without sending it (`BPF_PROG_TEST_RUN`), on the real tables: its verdict, and the
-    /// packet as the program left it.
-    pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
-        let mut out = vec![0; packet.len() + 256];
-        let options = TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = self.test_run(name, options)?;
-        out.truncate(result.data_size_out as usize);
-        Ok((result.return_value, out))
+    /// Entries in the tables of flows of IPv4 and IPv6: two per translated connection. Goes through all of them.
+    pub fn flows(&self) -> (usize, usize) {
+        self.kernel.flows()
     }
 
-    /// The mean time of a run over many on the same buffer: what one run leaves is what the next one gets.
-    pub fn time(&mut self, name: &'static str, packet: &[u8], repeat: u32) -> Result<Duration, DatapathError> {
-        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
-        Ok(self.test_run(name, options)?.duration)
-    }
-
-    fn test_run(&mut self, name: &'static str, options: TestRunOptions<'_>) -> Result<TestRunResult, DatapathError> {
-        let result = if loader::XDP.contains(&name) {
-            loader::program::<Xdp>(&mut self.ebpf, name)?.test_run(options)
-        } else {
-            loader::program::<SchedClassifier>(&mut self.ebpf, name)?.test_run(options)
-        };
-        result.map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })
+    /// Sockets closed because their endpoint was gone.
+    pub fn closed_sockets(&self) -> u64 {
+        self.closer.closed()
     }
 
     fn plan(&mut self, name: &ServiceName, report: &mut SyncReport) -> Result<(), DatapathError> {
-        let node_addresses = self.node_addresses();
-        let wanted = self.services.get(name).map(|service| wants(service, &node_addresses)).unwrap_or_default();
-        let (steps, refusal) = self.tables.plan(name, &wanted, Instant::now());
-        for step in &steps {
+        let wanted = self.services.get(name).map(|service| wants(service, &self.site)).unwrap_or_default();
+        let plan = self.tables.plan(name, &wanted, Instant::now());
+        self.carry_out(&plan, report)?;
+        match plan.refusal {
+            Some(refusal) => self.rejected.insert(name.clone(), refusal.to_string()),
+            None => self.rejected.remove(name),
+        };
+        Ok(())
+    }
+
+    /// Plans refused services again, as long as that helps any of them.
+    fn retry(&mut self, report: &mut SyncReport) -> Result<(), DatapathError> {
+        loop {
+            let before = self.rejected.len();
+            for name in self.rejected.keys().cloned().collect::<Vec<_>>() {
+                self.plan(&name, report)?;
+            }
+            if self.rejected.len() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn carry_out(&mut self, plan: &Plan, report: &mut SyncReport) -> Result<(), DatapathError> {
+        for step in &plan.steps {
             self.kernel.apply(step)?;
         }
-        report.steps += steps.len();
-        if let Some(refusal) = refusal {
-            report.rejected.push((name.clone(), refusal.to_string()));
+        report.steps += plan.steps.len();
+        // Connections drain; whoever sends datagrams shall not send another one there.
+        let gone: Vec<_> = plan.ended.iter().filter(|ended| ended.proto == proto::UDP).collect();
+        if !gone.is_empty() {
+            let gone = gone.into_iter().map(|ended| (ended.address, ended.proto)).collect();
+            self.closer.close(gone, self.pod_interfaces());
         }
         Ok(())
     }
 
-    /// Plans everything again, after a change of the node's addresses.
+    fn rejections(&self, names: &[ServiceName]) -> Vec<(ServiceName, String)> {
+        names.iter().filter_map(|name| Some((name.clone(), self.rejected.get(name)?.clone()))).collect()
+    }
+
+    /// Plans services anew for which the node's addresses count, if these have changed.
     fn replan(&mut self) -> Result<(), DatapathError> {
-        let mut report = SyncReport::default();
-        for name in self.services.keys().cloned().collect::<Vec<_>>() {
-            self.plan(&name, &mut report)?;
+        let site = self.site_now();
+        if site == self.site {
+            return Ok(());
         }
-        for (name, reason) in report.rejected {
+        self.site = site;
+        let is_concerned = |service: &Service| {
+            !service.load_balancer_ips.is_empty()
+                || !service.external_ips.is_empty()
+                || service.ports.iter().any(|port| port.node_port.is_some())
+        };
+        let concerned: Vec<_> =
+            self.services.iter().filter(|(_, service)| is_concerned(service)).map(|(name, _)| name.clone()).collect();
+        let mut report = SyncReport::default();
+        for name in &concerned {
+            self.plan(name, &mut report)?;
+        }
+        self.retry(&mut report)?;
+        for (name, reason) in self.rejections(&concerned) {
             tracing::warn!(svc = %name, error = reason, "a service was refused");
         }
         Ok(())
     }
 
-    fn node_addresses(&self) -> Vec<Ipv4Addr> {
-        let uplinks = self.uplinks.values().flat_map(|uplink| uplink.addresses.iter().copied());
-        let all: BTreeSet<Ipv4Addr> = self.config.node_addresses.iter().copied().chain(uplinks).collect();
-        all.into_iter().collect()
+    fn site_now(&self) -> Site {
+        let addresses = self.node_addresses();
+        let networks = &self.config.node_port_networks;
+        let is_near = |addr: &std::net::IpAddr| networks.is_empty() || networks.iter().any(|net| net.contains(addr));
+        Site {
+            node_port_addresses: addresses.iter().copied().filter(is_near).collect(),
+            addresses,
+            loopback: self.config.node_port_loopback,
+            external_ips: self.config.external_ips,
+            dsr: self.config.dsr,
+        }
     }
-}
-
-/// IPv4 addresses of an interface, in the kernel's order.
-fn addresses(name: &str) -> Result<Vec<Ipv4Addr>, DatapathError> {
-    let all = nix::ifaddrs::getifaddrs().map_err(|errno| DatapathError::Io {
-        action: "list the addresses of",
-        path: name.into(),
-        source: errno.into(),
-    })?;
-    let of_this = all.filter(|entry| entry.interface_name == name);
-    Ok(of_this.filter_map(|entry| Some(entry.address?.as_sockaddr_in()?.ip())).collect())
 }
 
 /// Detaches and unpins everything under this BPF file system. Nothing of ours is left, and nothing else is touched.

@@ -1,13 +1,14 @@
 //! From the embedded object to loaded programs, with the maps of an earlier daemon where there are any.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{CgroupSockAddr, ProgramType, SchedClassifier, Xdp};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use fairlead_abi::{NON_MASQUERADE_MAX, Node, map};
-use ipnet::Ipv4Net;
+use fairlead_abi::{Net4, Net6, Node, map};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::time::{ClockId, clock_getres};
 
 use crate::config::Config;
@@ -50,7 +51,8 @@ impl Pins {
     }
 }
 
-/// Loads all programs, which then use the maps pinned under `config.bpffs`; those missing are made and pinned.
+/// Loads all programs, which then use the maps pinned under `config.bpffs`; those missing are made and pinned. The
+/// programs for buffers of many parts are loaded where an uplink needs them: see [`ready_xdp`].
 pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::NotBuilt);
@@ -63,20 +65,14 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
         libc::RLIM_INFINITY,
     );
     let pins = Pins::create(&config.bpffs)?;
-    let mut ebpf = EbpfLoader::new()
-        .default_map_pin_directory(&pins.maps)
-        .map_max_entries(map::SERVICES, config.services)
-        .map_max_entries(map::GROUPS, config.services)
-        .map_max_entries(map::TURNS, config.services)
-        .map_max_entries(map::BACKENDS, config.backends)
-        .map_max_entries(map::SLOTS, config.slots)
-        .map_max_entries(map::FLOWS, config.flows)
-        .map_max_entries(map::SOCKETS, config.flows)
-        .override_global("NODE", &node, true)
-        .load(OBJECT)
-        .map_err(|source| DatapathError::Object(Box::new(source)))?;
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&pins.maps).override_global("NODE", &node, true);
+    for (name, entries) in sizes(config) {
+        loader.map_max_entries(name, entries);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Object(Box::new(source)))?;
     for name in XDP {
-        program::<Xdp>(&mut ebpf, name)?.load().map_err(refused(name))?;
+        ready_xdp(&mut ebpf, name)?;
     }
     for name in TC {
         program::<SchedClassifier>(&mut ebpf, name)?.load().map_err(refused(name))?;
@@ -87,12 +83,46 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
     Ok((ebpf, pins))
 }
 
+/// Entries of the maps whose size is configured.
+fn sizes(config: &Config) -> [(&'static str, u32); 13] {
+    [
+        (map::SERVICES4, config.services),
+        (map::SERVICES6, config.services),
+        (map::GROUPS, config.services),
+        (map::TURNS, config.services.saturating_mul(2)),
+        (map::RANGES, config.services),
+        (map::BACKENDS, config.backends),
+        (map::MEMBERS, config.backends),
+        (map::SLOTS, config.slots),
+        (map::FLOWS4, config.flows),
+        (map::FLOWS6, config.flows),
+        (map::SOCKETS, config.flows),
+        (map::AFFINITY, config.flows),
+        (map::NETNS, PODS_MAX),
+    ]
+}
+
+/// More pods than a node has.
+const PODS_MAX: u32 = 4096;
+
 /// XDP programs of the object: for interfaces with hardware, and for virtual ones.
 pub(crate) const XDP: [&str; 2] = ["xdp_service", "xdp_service_veth"];
-/// tc programs of the object.
-pub(crate) const TC: [&str; 4] = ["tc_uplink_in", "tc_uplink_out", "tc_from_pod", "tc_to_pod"];
+/// The same for packets in buffers of many parts (since Linux 5.18).
+pub(crate) const XDP_FRAGS: [&str; 2] = ["xdp_service_frags", "xdp_service_veth_frags"];
+/// tc programs of the object. The last two are never attached.
+pub(crate) const TC: [&str; 6] =
+    ["tc_uplink_in", "tc_uplink_out", "tc_from_pod", "tc_to_pod", "explain_uplink", "explain_pod"];
 /// Socket hooks of the object.
-pub(crate) const SOCKET: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
+pub(crate) const SOCKET: [&str; 8] = [
+    "sock_connect4",
+    "sock_sendmsg4",
+    "sock_recvmsg4",
+    "sock_getpeername4",
+    "sock_connect6",
+    "sock_sendmsg6",
+    "sock_recvmsg6",
+    "sock_getpeername6",
+];
 
 fn refused(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> DatapathError {
     move |source| DatapathError::Program { program, source: Box::new(source) }
@@ -107,6 +137,26 @@ where
     <&mut P>::try_from(program).map_err(refused(name))
 }
 
+/// An XDP program, loaded.
+pub(crate) fn ready_xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DatapathError> {
+    let program: &mut Xdp = program(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().map_err(refused(name))?;
+    }
+    Ok(program)
+}
+
+/// Programs that are loaded, with the number of instructions the verifier went through (since Linux 5.16).
+pub(crate) fn loaded(ebpf: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
+    let names = XDP.iter().chain(&XDP_FRAGS).chain(&TC).chain(&SOCKET);
+    names
+        .filter_map(|name| {
+            let info = ebpf.program(name)?.info().ok()?;
+            Some((*name, info.verified_instruction_count()))
+        })
+        .collect()
+}
+
 /// Whether socket hooks can say why they refuse.
 pub(crate) fn has_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
@@ -114,28 +164,70 @@ pub(crate) fn has_retval() -> bool {
 
 /// Constants of the node, from configuration and kernel.
 fn node(config: &Config) -> Result<Node, DatapathError> {
+    let (ephemeral_first, ephemeral_last) = ephemeral();
     let mut node = Node {
         netns_cookie: netns_cookie(None)?,
-        cluster: network(config.cluster_cidr),
         tick_shift: tick_shift(),
         has_retval: has_retval().into(),
+        masquerade: config.masquerade.into(),
+        redirect: config.redirect.into(),
+        ephemeral_first,
+        ephemeral_last,
+        decapsulate: 1,
         ..Node::ZERO
     };
-    if config.non_masquerade.len() > NON_MASQUERADE_MAX {
-        return Err(DatapathError::Unsupported(format!(
-            "{} networks without masquerade are given, at most {NON_MASQUERADE_MAX} can be",
-            config.non_masquerade.len()
-        )));
+    for net in &config.cluster_cidrs {
+        match net {
+            IpNet::V4(net) if node.cluster4.mask == 0 => node.cluster4 = network4(*net),
+            IpNet::V6(net) if node.cluster6.mask == [0; 2] => node.cluster6 = network6(*net),
+            _ => {
+                let all: Vec<String> = config.cluster_cidrs.iter().map(ToString::to_string).collect();
+                return Err(DatapathError::Unsupported(format!(
+                    "one cluster network per family; {} were given",
+                    all.join(", ")
+                )));
+            }
+        }
     }
-    for (place, net) in node.non_masquerade.iter_mut().zip(&config.non_masquerade) {
-        *place = network(*net);
-        node.non_masquerade_len += 1;
+    for net in &config.non_masquerade {
+        match net {
+            IpNet::V4(net) => *next(&mut node.near4, &mut node.near4_len)? = network4(*net),
+            IpNet::V6(net) => *next(&mut node.near6, &mut node.near6_len)? = network6(*net),
+        }
     }
     Ok(node)
 }
 
-fn network(net: Ipv4Net) -> [u32; 2] {
-    [u32::from_ne_bytes(net.network().octets()), u32::from_ne_bytes(net.netmask().octets())]
+/// The next free place of an array of the node.
+fn next<'a, T>(places: &'a mut [T], len: &mut u32) -> Result<&'a mut T, DatapathError> {
+    let most = places.len();
+    let place = places.get_mut(*len as usize).ok_or_else(|| {
+        DatapathError::Unsupported(format!("at most {most} networks without masquerade per family; more were given"))
+    })?;
+    *len += 1;
+    Ok(place)
+}
+
+fn network4(net: Ipv4Net) -> Net4 {
+    Net4 { addr: u32::from_ne_bytes(net.network().octets()), mask: u32::from_ne_bytes(net.netmask().octets()) }
+}
+
+fn network6(net: Ipv6Net) -> Net6 {
+    let words = |addr: Ipv6Addr| {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr.octets();
+        [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    };
+    Net6 { addr: words(net.network()), mask: words(net.netmask()) }
+}
+
+/// First and last port of the host's own sockets. The kernel's default where it cannot be read.
+fn ephemeral() -> (u32, u32) {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(first), Some(last)) => (first, last),
+        _ => (32_768, 60_999),
+    }
 }
 
 /// By how many bits a count of jiffies is shifted to count in about seconds. The coarse clock ticks once per jiffy.
@@ -143,6 +235,21 @@ fn tick_shift() -> u32 {
     let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(4_000_000, |time| time.tv_nsec().max(1));
     let hertz = (1_000_000_000 / resolution).clamp(1, 10_000) as f64;
     hertz.log2().round() as u32
+}
+
+/// Takes over the links of other versions of the ABI: their programs are replaced in place where ours are attached, so
+/// that there is no moment in which none runs. Flows of those versions are lost with their tables.
+pub(crate) fn inherit_links(bpffs: &Path, pins: &Pins) {
+    let versions = fs::read_dir(pin_root(bpffs)).into_iter().flatten().flatten();
+    for version in versions.filter(|entry| entry.file_name() != version_dir().as_str()) {
+        for link in fs::read_dir(version.path().join("links")).into_iter().flatten().flatten() {
+            let to = pins.links.join(link.file_name());
+            if !to.exists() {
+                // What cannot be moved is detached with its version, and attached anew.
+                let _ = fs::rename(link.path(), to);
+            }
+        }
+    }
 }
 
 /// Removes the pins of other versions of the ABI, whose programs ours have replaced.

@@ -4,96 +4,77 @@
 //! test. Its order carries the invariant `WHOLE`: endpoints, then slots nobody looks at yet, then the one word that
 //! switches a group to them, then the service's key; removal goes the other way round. What a reader might still hold
 //! (slots, endpoint ids, group ids) rests before it is used again.
+//!
+//! An endpoint's life, in `life`:
+//!
+//! ```text
+//!            removed            drain over          rested
+//! ACTIVE ────────────► DRAINING ──────────► GONE ─────────► free for another, under a new generation
+//!    ▲                    │                  │
+//!    └──── comes back ────┴─ comes back, new generation
+//! ```
 
+mod adopt;
+mod life;
 mod space;
+mod step;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use fairlead_abi::{Backend, Range, ServiceKey, ServiceValue};
+use fairlead_abi::{Backend, MemberKey, Range, ServiceValue};
 use fairlead_source::ServiceName;
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
-use crate::desired::Want;
+pub use adopt::Found;
+pub use step::{Ended, Plan, Refusal, Set, Step};
+
+use crate::desired::{Key, Label, Member, Want};
 use crate::maglev;
 use space::Space;
+pub(crate) use step::{from_mapped, to_mapped};
 
 /// How long anything rests between its last use and its next. A program runs for microseconds.
 const REST: Duration = Duration::from_secs(5);
 
-/// One write to the kernel's tables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Write an endpoint.
-    Backend(u32, Backend),
-    /// Write slots from an index on.
-    Slots(u32, Vec<u32>),
-    /// Switch a group's plain list.
-    List(u32, Range),
-    /// Switch a group's ring.
-    Ring(u32, Range),
-    /// Let an address answer.
-    Put(ServiceKey, ServiceValue),
-    /// Let it answer no more.
-    Drop(ServiceKey),
-}
-
-/// Why a service was refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// Two services want one address.
-    #[error("{}:{} (protocol {}) already belongs to {owner}", addr(.key), port(.key), .key.proto)]
-    Taken {
-        /// The address.
-        key: ServiceKey,
-        /// Who has it.
-        owner: ServiceName,
-    },
-    /// A table is full.
-    #[error("the table of {0} is full (raise its capacity)")]
-    Full(&'static str),
-}
-
-fn addr(key: &ServiceKey) -> std::net::Ipv4Addr {
-    key.addr.into()
-}
-
-fn port(key: &ServiceKey) -> u16 {
-    u16::from_be_bytes(key.port)
-}
-
-/// One port of a Service in the tables.
+/// One port of a Service, of one family, in the tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Group {
-    keys: BTreeMap<ServiceKey, u32>,
-    backends: BTreeMap<SocketAddrV4, u32>,
-    list: Side,
+    label: Label,
+    keys: BTreeMap<Key, u32>,
+    backends: BTreeMap<SocketAddr, u32>,
+    internal: Side,
+    cluster: Side,
     ring: Side,
+    affinity: u32,
+    flags: u32,
+    ranges: BTreeSet<IpNet>,
 }
 
 /// Slots and whose they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Side {
     range: Range,
-    members: Vec<SocketAddrV4>,
+    members: Vec<Member>,
+    /// Digest of the slots, as long as nobody has said whose they are.
+    adopted: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Resting {
     Slots(Range),
-    Backend(u32),
     Group(u32),
 }
 
 /// Capacities of the kernel's arrays.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
-    /// Entries of `SERVICES` and `GROUPS`.
+    /// Entries of `GROUPS`, and of `SERVICES` of each family.
     pub services: u32,
     /// Entries of `BACKENDS`.
     pub backends: u32,
@@ -106,17 +87,23 @@ pub struct Capacity {
 pub struct Tables {
     capacity: Capacity,
     groups: BTreeMap<u32, Group>,
-    keys: FxHashMap<ServiceKey, u32>,
+    keys: FxHashMap<Key, u32>,
     owners: FxHashMap<u32, ServiceName>,
     owned: FxHashMap<ServiceName, Vec<u32>>,
     /// The last content of every endpoint id that was ever used.
     backends: FxHashMap<u32, Backend>,
-    /// Endpoints that left their group and rest, by group and address: one that comes back gets its id back.
-    left: FxHashMap<(u32, SocketAddrV4), u32>,
+    members: FxHashMap<MemberKey, u32>,
+    /// Endpoints that left their group, by group and address: one that comes back gets its id back.
+    left: FxHashMap<(u32, SocketAddr), u32>,
+    /// Since when an endpoint that left is in its state.
+    since: FxHashMap<u32, Instant>,
+    /// In order of time. An entry whose time is not that of `since` counts no more.
+    draining: VecDeque<(Instant, u32)>,
+    gone: VecDeque<(Instant, u32)>,
     slots: Space,
     backend_ids: Space,
     group_ids: Space,
-    resting: Vec<(Instant, Resting)>,
+    resting: VecDeque<(Instant, Resting)>,
 }
 
 impl Tables {
@@ -129,72 +116,37 @@ impl Tables {
             owners: FxHashMap::default(),
             owned: FxHashMap::default(),
             backends: FxHashMap::default(),
+            members: FxHashMap::default(),
             left: FxHashMap::default(),
+            since: FxHashMap::default(),
+            draining: VecDeque::new(),
+            gone: VecDeque::new(),
             slots: Space::new(capacity.slots),
             backend_ids: Space::new(capacity.backends),
             group_ids: Space::new(capacity.services),
-            resting: Vec::new(),
+            resting: VecDeque::new(),
         }
     }
 
-    /// The tables as an earlier daemon left them. Nobody owns a group yet; a service that wants one of its addresses
-    /// takes it over, and [`Tables::plan_orphans`] removes the rest.
-    pub fn adopt(
-        capacity: Capacity,
-        keys: impl IntoIterator<Item = (ServiceKey, ServiceValue)>,
-        group: impl Fn(u32) -> (Range, Range),
-        slot: impl Fn(u32) -> u32,
-        backend: impl Fn(u32) -> Backend,
-    ) -> Self {
-        let mut tables = Self::new(capacity);
-        for id in 0..capacity.backends {
-            let entry = backend(id);
-            if entry.state() != Backend::FREE {
-                tables.backends.insert(id, entry);
-            }
-        }
-        for (key, value) in keys {
-            tables.keys.insert(key, value.group);
-            tables.groups.entry(value.group).or_default().keys.insert(key, value.flags);
-        }
-        for (id, entry) in &mut tables.groups {
-            tables.group_ids.take_exact(*id, 1);
-            let (list, ring) = group(*id);
-            for (side, range) in [(&mut entry.list, list), (&mut entry.ring, ring)] {
-                tables.slots.take_exact(range.start(), range.len());
-                side.range = range;
-                for place in 0..range.len() {
-                    let backend_id = slot(range.start() + place);
-                    let backend = backend(backend_id);
-                    let address = SocketAddrV4::new(backend.addr.into(), u16::from_be_bytes(backend.port));
-                    if entry.backends.insert(address, backend_id).is_none() {
-                        tables.backend_ids.take_exact(backend_id, 1);
-                    }
-                    side.members.push(address);
-                }
-                side.members.sort_unstable();
-                side.members.dedup();
-            }
-        }
-        tables
-    }
-
-    /// Steps that make a service as wanted; none wanted removes it. A service refused for an address leaves the tables
-    /// as they were; one for which a table is full goes as a whole rather than with some of its ports.
-    pub fn plan(&mut self, service: &ServiceName, wants: &[Want], now: Instant) -> (Vec<Step>, Option<Refusal>) {
+    /// What makes a service as wanted; nothing wanted removes it. A service refused for an address leaves the tables as
+    /// they were; one for which a table is full goes as a whole rather than with some of its ports.
+    pub fn plan(&mut self, service: &ServiceName, wants: &[Want], now: Instant) -> Plan {
         self.wake(now);
+        let mut plan = Plan::default();
         let mut pairs = Vec::with_capacity(wants.len());
         for want in wants {
             match self.find(service, want, &pairs) {
                 Ok(group) => pairs.push((group, want)),
-                Err(refusal) => return (Vec::new(), Some(refusal)),
+                Err(refusal) => {
+                    plan.refusal = Some(refusal);
+                    return plan;
+                }
             }
         }
         let keep: Vec<u32> = pairs.iter().filter_map(|(group, _)| *group).collect();
-        let mut steps = Vec::new();
         for group in self.owned.remove(service).unwrap_or_default() {
             if !keep.contains(&group) {
-                self.drop_group(group, now, &mut steps);
+                self.drop_group(group, now, &mut plan);
             }
         }
         let mut owned = Vec::with_capacity(pairs.len());
@@ -205,25 +157,16 @@ impl Tables {
             };
             self.owners.insert(group, service.clone());
             owned.push(group);
-            self.put_group(group, want, now, &mut steps)
+            self.put_group(group, want, now, &mut plan)
         });
         if put.is_err() {
-            owned.drain(..).for_each(|group| self.drop_group(group, now, &mut steps));
+            owned.drain(..).for_each(|group| self.drop_group(group, now, &mut plan));
         }
         if !owned.is_empty() {
             self.owned.insert(service.clone(), owned);
         }
-        (steps, put.err())
-    }
-
-    /// Steps that remove what nobody has claimed since the tables were adopted.
-    pub fn plan_orphans(&mut self, now: Instant) -> Vec<Step> {
-        let orphans: Vec<u32> = self.groups.keys().copied().filter(|group| !self.owners.contains_key(group)).collect();
-        let mut steps = Vec::new();
-        for group in orphans {
-            self.drop_group(group, now, &mut steps);
-        }
-        steps
+        plan.refusal = put.err();
+        plan
     }
 
     /// Services that have something in the tables.
@@ -231,182 +174,245 @@ impl Tables {
         self.owned.keys()
     }
 
-    /// The group that has one of these addresses already, unless another service owns it.
+    /// Whose a group is, and which of its ports.
+    pub(crate) fn owner(&self, group: u32) -> Option<(&ServiceName, &Label)> {
+        Some((self.owners.get(&group)?, &self.groups.get(&group)?.label))
+    }
+
+    /// The group that answers on an address, with the flags of the address.
+    pub(crate) fn lookup(&self, key: &Key) -> Option<(u32, u32)> {
+        let group = *self.keys.get(key)?;
+        Some((group, *self.groups.get(&group)?.keys.get(key)?))
+    }
+
+    /// Endpoints of a group's set.
+    pub(crate) fn set(&self, group: u32, set: Set) -> &[Member] {
+        let Some(group) = self.groups.get(&group) else { return &[] };
+        match set {
+            Set::Internal => &group.internal.members,
+            Set::Cluster => &group.cluster.members,
+            Set::Ring => &group.ring.members,
+        }
+    }
+
+    /// Every endpoint of a group, those that drain included.
+    pub(crate) fn endpoints(&self, group: u32) -> impl Iterator<Item = (SocketAddr, &Backend)> {
+        let active = self.groups.get(&group).into_iter().flat_map(|group| group.backends.iter());
+        let active = active.map(|(address, id)| (*address, *id));
+        let left = self.left.iter().filter(move |((of, _), _)| *of == group).map(|((_, address), id)| (*address, *id));
+        active.chain(left).filter_map(|(address, id)| Some((address, self.backends.get(&id)?)))
+    }
+
+    /// An endpoint by its id.
+    pub(crate) fn backend(&self, id: u32) -> Option<(SocketAddr, &Backend)> {
+        let backend = self.backends.get(&id)?;
+        Some((life::address(backend), backend))
+    }
+
+    /// Seconds of a group's affinity, its flags and its source ranges.
+    pub(crate) fn settings(&self, group: u32) -> Option<(u32, u32, &BTreeSet<IpNet>)> {
+        self.groups.get(&group).map(|group| (group.affinity, group.flags, &group.ranges))
+    }
+
+    /// The group of this port of the service, or else one that has one of these addresses already; refused if another
+    /// service owns any of them.
     fn find(&self, service: &ServiceName, want: &Want, taken: &[(Option<u32>, &Want)]) -> Result<Option<u32>, Refusal> {
-        let mut found = None;
+        let is_free = |group: &u32| !taken.iter().any(|(other, _)| *other == Some(*group));
+        let owned = self.owned.get(service).map(Vec::as_slice).unwrap_or_default();
+        let mut found = owned.iter().find(|group| self.groups[group].label == want.label && is_free(group)).copied();
         for (key, _) in &want.keys {
             let Some(group) = self.keys.get(key) else { continue };
             match self.owners.get(group) {
                 Some(owner) if owner != service => {
                     return Err(Refusal::Taken { key: *key, owner: owner.clone() });
                 }
-                _ if taken.iter().any(|(other, _)| *other == Some(*group)) => {}
-                _ => found = found.or(Some(*group)),
+                // Of another port of the same service, which has a label of its own.
+                Some(_) => {}
+                None if is_free(group) => found = found.or(Some(*group)),
+                None => {}
             }
         }
         Ok(found)
     }
 
-    fn put_group(&mut self, id: u32, want: &Want, now: Instant, steps: &mut Vec<Step>) -> Result<(), Refusal> {
+    fn put_group(&mut self, id: u32, want: &Want, now: Instant, plan: &mut Plan) -> Result<(), Refusal> {
+        let is_new = !self.groups.contains_key(&id);
         let mut group = self.groups.remove(&id).unwrap_or_default();
-        let ring = want.ring.as_deref().unwrap_or_default();
-        let done = self.put_members(id, &mut group, &want.list, ring, want, now, steps);
+        group.label = want.label.clone();
+        let done = self.fill_group(id, &mut group, is_new, want, now, plan);
         self.groups.insert(id, group);
         done
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step of put_group, split off for its early return")]
-    fn put_members(
+    fn fill_group(
         &mut self,
         id: u32,
         group: &mut Group,
-        list: &[SocketAddrV4],
-        ring: &[SocketAddrV4],
+        is_new: bool,
         want: &Want,
         now: Instant,
-        steps: &mut Vec<Step>,
+        plan: &mut Plan,
     ) -> Result<(), Refusal> {
         // What goes, goes first: it shall not see the set of those that stay.
-        let gone: Vec<ServiceKey> =
+        let gone: Vec<Key> =
             group.keys.keys().filter(|key| !want.keys.iter().any(|(wanted, _)| wanted == *key)).copied().collect();
         for key in gone {
             group.keys.remove(&key);
-            self.keys.remove(&key);
-            steps.push(Step::Drop(key));
+            self.drop_key(id, key, plan);
         }
-        let proto = want.keys.first().map_or(0, |(key, _)| key.proto);
-        for address in list.iter().chain(ring) {
-            if !group.backends.contains_key(address) {
-                let backend_id = self.put_backend(id, *address, proto, steps)?;
-                group.backends.insert(*address, backend_id);
-            }
+        for (address, _) in want.internal.iter().chain(&want.cluster).chain(&want.ring) {
+            self.put_backend(id, group, *address, want, plan)?;
         }
-        if group.list.members != list {
-            let ids: Vec<u32> = list.iter().map(|address| group.backends[address]).collect();
-            let range = self.put_slots(ids, steps)?;
-            steps.push(Step::List(id, range));
-            self.rest(Resting::Slots(group.list.range), now);
-            group.list = Side { range, members: list.to_vec() };
+        self.put_sets(id, group, is_new, want, now, plan)?;
+        let flags = if want.has_endpoints { fairlead_abi::Group::HAS_ENDPOINTS } else { 0 };
+        if is_new || (group.affinity, group.flags) != (want.affinity, flags) {
+            (group.affinity, group.flags) = (want.affinity, flags);
+            plan.steps.push(Step::Settings(id, want.affinity, flags));
         }
-        if group.ring.members != ring {
-            let ids: Vec<u32> =
-                maglev::ring(ring).into_iter().map(|owner| group.backends[&ring[owner as usize]]).collect();
-            let range = self.put_slots(ids, steps)?;
-            steps.push(Step::Ring(id, range));
-            self.rest(Resting::Slots(group.ring.range), now);
-            group.ring = Side { range, members: ring.to_vec() };
-        }
+        // Whoever may come, may come before the address says that not everybody may; and the other way round.
+        let ranges: BTreeSet<IpNet> = want.ranges.iter().copied().collect();
+        let network = |net: &IpNet| step::range_key(id, net);
+        plan.steps.extend(ranges.difference(&group.ranges).map(network).map(|(key, len)| Step::Allow(key, len)));
         for (key, flags) in &want.keys {
             if group.keys.get(key) != Some(flags) {
-                if self.keys.len() as u32 >= self.capacity.services && !self.keys.contains_key(key) {
-                    return Err(Refusal::Full("services"));
-                }
-                group.keys.insert(*key, *flags);
-                self.keys.insert(*key, id);
-                steps.push(Step::Put(*key, ServiceValue { group: id, flags: *flags }));
+                self.put_key(id, group, *key, *flags, plan)?;
             }
         }
-        let unused: Vec<SocketAddrV4> = group
-            .backends
-            .keys()
-            .filter(|address| list.binary_search(address).is_err() && ring.binary_search(address).is_err())
-            .copied()
-            .collect();
+        plan.steps.extend(group.ranges.difference(&ranges).map(network).map(|(key, len)| Step::Deny(key, len)));
+        group.ranges = ranges;
+        let is_used = |address: &SocketAddr| {
+            [&want.internal, &want.cluster, &want.ring]
+                .iter()
+                .any(|set| set.binary_search_by_key(address, |(member, _)| *member).is_ok())
+        };
+        let unused: Vec<SocketAddr> = group.backends.keys().filter(|address| !is_used(address)).copied().collect();
         for address in unused {
-            if let Some(backend_id) = group.backends.remove(&address) {
-                self.drain_backend(id, address, backend_id, now, steps);
+            if let Some(backend) = group.backends.remove(&address) {
+                self.drain_backend(id, address, backend, now, plan);
             }
         }
         Ok(())
     }
 
-    fn drop_group(&mut self, id: u32, now: Instant, steps: &mut Vec<Step>) {
-        self.owners.remove(&id);
-        let Some(group) = self.groups.remove(&id) else {
-            self.rest(Resting::Group(id), now);
-            return;
-        };
-        for key in group.keys.keys() {
-            self.keys.remove(key);
-            steps.push(Step::Drop(*key));
-        }
-        steps.push(Step::List(id, Range::default()));
-        steps.push(Step::Ring(id, Range::default()));
-        for (address, backend_id) in group.backends {
-            self.drain_backend(id, address, backend_id, now, steps);
-        }
-        self.rest(Resting::Slots(group.list.range), now);
-        self.rest(Resting::Slots(group.ring.range), now);
-        self.rest(Resting::Group(id), now);
-    }
-
-    fn put_backend(
+    /// Switches the three sets to what is wanted. Sets of the same members share their slots.
+    fn put_sets(
         &mut self,
-        group: u32,
-        address: SocketAddrV4,
-        proto: u8,
-        steps: &mut Vec<Step>,
-    ) -> Result<u32, Refusal> {
-        let (id, generation) = match self.left.remove(&(group, address)) {
-            // It comes back before anybody else took its place: flows that were going there go on.
-            Some(id) => {
-                self.resting.retain(|(_, resting)| !matches!(resting, Resting::Backend(other) if *other == id));
-                (id, self.backends[&id].generation())
+        id: u32,
+        group: &mut Group,
+        is_new: bool,
+        want: &Want,
+        now: Instant,
+        plan: &mut Plan,
+    ) -> Result<(), Refusal> {
+        let old = [&group.internal, &group.cluster, &group.ring].map(|side| side.range);
+        let internal = self.side(group, &want.internal, false, &[&group.internal, &group.cluster], plan)?;
+        let cluster = self.side(group, &want.cluster, false, &[&internal, &group.cluster, &group.internal], plan)?;
+        let ring = self.side(group, &want.ring, true, &[&group.ring], plan)?;
+        for (set, side, old) in
+            [(Set::Internal, &internal, old[0]), (Set::Cluster, &cluster, old[1]), (Set::Ring, &ring, old[2])]
+        {
+            if is_new || side.range != old {
+                plan.steps.push(Step::Switch(id, set, side.range));
             }
-            None => {
-                let id = self.backend_ids.take(1).ok_or(Refusal::Full("endpoints"))?;
-                (id, self.backends.get(&id).map_or(1, |old| (old.generation() + 1) & 0x00ff_ffff))
-            }
-        };
-        let backend = Backend {
-            addr: address.ip().octets(),
-            port: address.port().to_be_bytes(),
-            proto,
-            pad: 0,
-            life: Backend::life(generation, Backend::ACTIVE),
-            group,
-        };
-        self.backends.insert(id, backend);
-        steps.push(Step::Backend(id, backend));
-        Ok(id)
-    }
-
-    fn drain_backend(&mut self, group: u32, address: SocketAddrV4, id: u32, now: Instant, steps: &mut Vec<Step>) {
-        if let Some(backend) = self.backends.get_mut(&id) {
-            backend.life = Backend::life(backend.generation(), Backend::DRAINING);
-            steps.push(Step::Backend(id, *backend));
         }
-        self.left.insert((group, address), id);
-        self.rest(Resting::Backend(id), now);
+        let new = [internal.range, cluster.range, ring.range];
+        for (place, range) in old.iter().enumerate() {
+            if !new.contains(range) && !old[..place].contains(range) {
+                self.rest(Resting::Slots(*range), now);
+            }
+        }
+        (group.internal, group.cluster, group.ring) = (internal, cluster, ring);
+        Ok(())
     }
 
-    fn put_slots(&mut self, ids: Vec<u32>, steps: &mut Vec<Step>) -> Result<Range, Refusal> {
+    /// Slots for these members: those of one of the sides given, if they fit, else new ones.
+    fn side(
+        &mut self,
+        group: &Group,
+        members: &[Member],
+        is_ring: bool,
+        sides: &[&Side],
+        plan: &mut Plan,
+    ) -> Result<Side, Refusal> {
+        if let Some(same) = sides.iter().find(|side| side.adopted.is_none() && side.members == members) {
+            return Ok((*same).clone());
+        }
+        let owners = if is_ring { maglev::ring(members) } else { maglev::list(members) };
+        let ids: Vec<u32> = owners.into_iter().map(|owner| group.backends[&members[owner as usize].0]).collect();
+        let side = |range| Side { range, members: members.to_vec(), adopted: None };
+        let digest = Some(adopt::digest(&ids));
+        if let Some(same) = sides.iter().find(|side| side.adopted == digest && side.range.len() as usize == ids.len()) {
+            return Ok(side(same.range));
+        }
         let len = u32::try_from(ids.len()).map_err(|_| Refusal::Full("slots"))?;
         if len == 0 {
-            return Ok(Range::default());
+            return Ok(side(Range::default()));
         }
         let start = self.slots.take(len).ok_or(Refusal::Full("slots"))?;
-        steps.push(Step::Slots(start, ids));
-        Ok(Range::new(start, len))
+        plan.steps.push(Step::Slots(start, ids));
+        Ok(side(Range::new(start, len)))
+    }
+
+    fn put_key(&mut self, id: u32, group: &mut Group, key: Key, flags: u32, plan: &mut Plan) -> Result<(), Refusal> {
+        let before = self.keys.get(&key).copied();
+        if before.is_none() && self.keys.len() as u32 >= self.capacity.services {
+            return Err(Refusal::Full("services"));
+        }
+        // Another port of the same service had it.
+        if let Some(other) = before.filter(|other| *other != id).and_then(|other| self.groups.get_mut(&other)) {
+            other.keys.remove(&key);
+        }
+        group.keys.insert(key, flags);
+        self.keys.insert(key, id);
+        plan.steps.push(Step::Put(key, ServiceValue { group: id, flags }));
+        Ok(())
+    }
+
+    fn drop_key(&mut self, id: u32, key: Key, plan: &mut Plan) {
+        if self.keys.get(&key) == Some(&id) {
+            self.keys.remove(&key);
+            plan.steps.push(Step::Drop(key));
+        }
+    }
+
+    fn drop_group(&mut self, id: u32, now: Instant, plan: &mut Plan) {
+        self.owners.remove(&id);
+        if let Some(group) = self.groups.remove(&id) {
+            for key in group.keys.keys() {
+                self.drop_key(id, *key, plan);
+            }
+            plan.steps
+                .extend([Set::Internal, Set::Cluster, Set::Ring].map(|set| Step::Switch(id, set, Range::default())));
+            plan.steps.push(Step::Settings(id, 0, 0));
+            plan.steps
+                .extend(group.ranges.iter().map(|net| step::range_key(id, net)).map(|(key, len)| Step::Deny(key, len)));
+            for (address, backend) in group.backends {
+                self.drain_backend(id, address, backend, now, plan);
+            }
+            self.rest(Resting::Slots(group.internal.range), now);
+            if group.cluster.range != group.internal.range {
+                self.rest(Resting::Slots(group.cluster.range), now);
+            }
+            self.rest(Resting::Slots(group.ring.range), now);
+        }
+        self.rest(Resting::Group(id), now);
     }
 
     fn rest(&mut self, what: Resting, now: Instant) {
         if !matches!(what, Resting::Slots(range) if range.is_empty()) {
-            self.resting.push((now, what));
+            self.resting.push_back((now, what));
         }
     }
 
-    /// Frees what has rested long enough. The list is in order of time.
+    /// Frees slots and groups that have rested long enough.
     fn wake(&mut self, now: Instant) {
-        let awake = self.resting.partition_point(|(since, _)| now.duration_since(*since) >= REST);
-        for (_, what) in self.resting.drain(..awake) {
+        while let Some((since, what)) = self.resting.front().copied()
+            && now.duration_since(since) >= REST
+        {
+            self.resting.pop_front();
             match what {
                 Resting::Slots(range) => self.slots.give(range.start(), range.len()),
                 Resting::Group(id) => self.group_ids.give(id, 1),
-                Resting::Backend(id) => {
-                    self.left.retain(|_, other| *other != id);
-                    self.backend_ids.give(id, 1);
-                }
             }
         }
     }

@@ -1,26 +1,42 @@
-//! Which parts of an array are free: first fit over ranges.
+//! Which parts of an array are free: the tightest range that is long enough, so that small ones fill small gaps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Free ranges by start, never touching each other.
+/// Free ranges, never touching each other.
 #[derive(Debug)]
 pub(super) struct Space {
+    /// Lengths by start.
     free: BTreeMap<u32, u32>,
+    /// The same, length first.
+    by_len: BTreeSet<(u32, u32)>,
 }
 
 impl Space {
     /// All free.
     pub(super) fn new(len: u32) -> Self {
-        Self { free: (len > 0).then_some((0, len)).into_iter().collect() }
+        let mut space = Self { free: BTreeMap::new(), by_len: BTreeSet::new() };
+        space.insert(0, len);
+        space
     }
 
-    /// The first range of this length.
-    pub(super) fn take(&mut self, len: u32) -> Option<u32> {
-        let (&start, &room) = self.free.iter().find(|(_, room)| **room >= len)?;
-        self.free.remove(&start);
-        if room > len {
-            self.free.insert(start + len, room - len);
+    fn insert(&mut self, start: u32, len: u32) {
+        if len > 0 {
+            self.free.insert(start, len);
+            self.by_len.insert((len, start));
         }
+    }
+
+    fn remove(&mut self, start: u32) -> Option<u32> {
+        let len = self.free.remove(&start)?;
+        self.by_len.remove(&(len, start));
+        Some(len)
+    }
+
+    /// A range of this length.
+    pub(super) fn take(&mut self, len: u32) -> Option<u32> {
+        let &(room, start) = self.by_len.range((len, 0)..).next()?;
+        self.remove(start);
+        self.insert(start + len, room - len);
         Some(start)
     }
 
@@ -34,13 +50,9 @@ impl Space {
         if end > last {
             return;
         }
-        self.free.remove(&first);
-        if first < start {
-            self.free.insert(first, start - first);
-        }
-        if end < last {
-            self.free.insert(end, last - end);
-        }
+        self.remove(first);
+        self.insert(first, start - first);
+        self.insert(end, last - end);
     }
 
     /// Gives a range back.
@@ -49,16 +61,15 @@ impl Space {
             return;
         }
         let (mut start, mut len) = (start, len);
-        if let Some(after) = self.free.remove(&(start + len)) {
-            len += after;
-        }
+        len += self.remove(start + len).unwrap_or(0);
         if let Some((&before, &room)) = self.free.range(..start).next_back()
             && before + room == start
         {
+            self.remove(before);
             start = before;
             len += room;
         }
-        self.free.insert(start, len);
+        self.insert(start, len);
     }
 }
 
@@ -77,6 +88,7 @@ mod tests {
         assert_eq!(space.free, BTreeMap::from([(0, 10)]));
         space.take_exact(3, 2);
         assert_eq!(space.free, BTreeMap::from([(0, 3), (5, 5)]));
-        assert_eq!(space.take(4), Some(5));
+        assert_eq!((space.take(4), space.take(2)), (Some(5), Some(0)));
+        assert_eq!(space.by_len.len(), space.free.len());
     }
 }
