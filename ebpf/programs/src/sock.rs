@@ -83,7 +83,10 @@ fn translate<C: Context>(ctx: &SockAddrContext, sends: bool) -> i32 {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let there = SocketKey { cookie, addr: to.addr, port: to.port, back: 0, proto: to.proto, pad: 0 };
     let Some(found) = lookup(&to) else {
-        forget(&there);
+        // Not when it sends: an IPv6 socket that is connected to a mapped address comes by with its endpoint each time.
+        if !sends {
+            forget(&there);
+        }
         return ALLOW;
     };
     if found.flags & ServiceValue::SOCKETS_ONLY != 0 && !client.is_node {
@@ -252,8 +255,8 @@ fn remember(there: &SocketKey, addr: &V6, id: u32, backend: &Backend) {
     }
 }
 
-/// The socket asks for an address that is no service's. If a service gave it that very endpoint before, this is over: it
-/// is to see the address it asked for.
+/// The socket connects to an address that is no service's. If a service gave it that very endpoint before, this is over:
+/// it is to see the address it asked for.
 #[inline(always)]
 fn forget(there: &SocketKey) {
     let back = SocketKey { back: 1, ..*there };
