@@ -1,0 +1,203 @@
+//! Answers made out of the packet they answer: TCP resets and ICMP errors.
+//!
+//! They go back where the packet came from, with the hardware addresses swapped, and show the address that the client
+//! asked. What cannot be answered (an answer to an error, to a group, to a part of a packet; a frame whose VLAN tag stands
+//! in the data, which the kernel makes no room in) is dropped under the same counter.
+//!
+//! A packet of a local sender may come with its checksum left to the hardware, and stays such a packet: whoever finishes
+//! it sums from the place where its transport header was. A reset keeps that place and gets the sum that is expected
+//! there. Inside an error, the quoted field gets the one value that finishing does not change.
+
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_NET;
+use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::programs::TcContext;
+use fairlead_abi::{Counter, proto};
+use fairlead_packet::checksum::fold;
+use fairlead_packet::net;
+
+use crate::family::Family;
+use crate::header::{
+    ATOMIC, FIXED_GSO, Make, QUOTE, RECOMPUTE, is_unfinished, make_room, pseudo, resize, store_header, sum, sum_packet,
+};
+use crate::maps::count;
+use crate::parse::{LATER, Packet, WHOLE};
+use crate::skb::SHOT;
+
+/// Bytes of a TCP header without options.
+const TCP_LEN: usize = 20;
+/// Bytes of an ICMP header.
+pub(crate) const ICMP_LEN: usize = 8;
+
+/// The connection's endpoint is gone.
+#[inline(always)]
+pub(crate) fn reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
+    count(Counter::ResetEndpointGone);
+    answer_reset(ctx, packet)
+}
+
+/// Nobody is there: what a closed port would answer.
+#[inline(always)]
+pub(crate) fn refuse<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
+    count(Counter::RefusedNoEndpoint);
+    if packet.proto == proto::TCP {
+        return answer_reset(ctx, packet);
+    }
+    answer_error(ctx, packet, if F::V6 { [1, 4] } else { [3, 3] }, 0)
+}
+
+/// The packet does not fit through a link of this MTU.
+#[inline(always)]
+pub(crate) fn too_big<F: Family>(ctx: &TcContext, packet: &Packet<F>, mtu: u32) -> i32 {
+    count(Counter::TooBig);
+    answer_error(ctx, packet, if F::V6 { [2, 0] } else { [3, 4] }, mtu)
+}
+
+/// The packet has come too far.
+#[inline(always)]
+pub(crate) fn time_exceeded<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
+    count(Counter::TimeExceeded);
+    answer_error(ctx, packet, if F::V6 { [3, 0] } else { [11, 0] }, 0)
+}
+
+#[inline(never)]
+fn answer_reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
+    if packet.flags & net::RST != 0 || packet.fragment != WHOLE || !is_answerable(ctx, packet) {
+        return SHOT;
+    }
+    match make_reset(ctx, packet) {
+        Some(()) => send_back(ctx),
+        None => SHOT,
+    }
+}
+
+/// RFC 9293 §3.10.7.1: a reset takes the sequence number that is expected, or else acknowledges everything.
+#[inline(always)]
+fn make_reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<()> {
+    let (l3, l4) = (packet.l3 as usize, packet.l4 as usize);
+    let head: [u8; TCP_LEN] = ctx.load(l4).ok()?;
+    let mut tcp = [0u8; TCP_LEN];
+    tcp[..2].copy_from_slice(&head[2..4]);
+    tcp[2..4].copy_from_slice(&head[..2]);
+    tcp[12] = 0x50;
+    if head[13] & net::ACK != 0 {
+        tcp[4..8].copy_from_slice(&head[8..12]);
+        tcp[13] = net::RST;
+    } else {
+        let headers = (l4 - l3) as u32 + (head[12] >> 4) as u32 * 4;
+        let flags = (head[13] & net::SYN != 0) as u32 + (head[13] & net::FIN != 0) as u32;
+        let seq = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+        let end = seq.wrapping_add(packet.total as u32).wrapping_sub(headers).wrapping_add(flags);
+        tcp[8..12].copy_from_slice(&end.to_be_bytes());
+        tcp[13] = net::RST | net::ACK;
+    }
+    let unfinished = is_unfinished(ctx, l4 + 16);
+    let extra = l4 - l3 - F::HEADER;
+    if extra != 0 {
+        ctx.skb.adjust_room(-(extra as i32), BPF_ADJ_ROOM_NET, FIXED_GSO).ok()?;
+    }
+    if !resize(ctx, l3 + F::HEADER + TCP_LEN) {
+        return None;
+    }
+    let pseudo = pseudo::<F>(&packet.dst, &packet.src, proto::TCP, TCP_LEN as u16);
+    let check = if unfinished { fold(pseudo) } else { !fold(sum(&tcp, pseudo)) };
+    tcp[16..18].copy_from_slice(&check.to_ne_bytes());
+    ctx.store(l3 + F::HEADER, &tcp, RECOMPUTE).ok()?;
+    let (src, dst) = (packet.dst, packet.src);
+    let make = Make { src, dst, proto: proto::TCP, tos: 0, payload: TCP_LEN as u16, id: ATOMIC };
+    store_header::<F>(ctx, l3, &make).then_some(())
+}
+
+#[inline(never)]
+fn answer_error<F: Family>(ctx: &TcContext, packet: &Packet<F>, kind: [u8; 2], rest: u32) -> i32 {
+    let echo = packet.flags == F::ECHO || packet.flags == F::ECHO_REPLY;
+    if packet.fragment == LATER || packet.proto == F::ICMP && !echo || !is_answerable(ctx, packet) {
+        return SHOT;
+    }
+    match make_error(ctx, packet, kind, rest) {
+        Some(()) => send_back(ctx),
+        None => SHOT,
+    }
+}
+
+#[inline(always)]
+fn make_error<F: Family>(ctx: &TcContext, packet: &Packet<F>, kind: [u8; 2], rest: u32) -> Option<()> {
+    let (l3, l4) = (packet.l3 as usize, packet.l4 as usize);
+    let check = match packet.proto {
+        proto::TCP => l4 + 16,
+        proto::UDP => l4 + 6,
+        _ => 0,
+    };
+    let unfinished = check != 0 && is_unfinished(ctx, check);
+    let room = F::HEADER + ICMP_LEN;
+    let quote = quote_len(packet.total as u32);
+    if !resize(ctx, l3 + quote) || !make_room(ctx, room as i32, FIXED_GSO) {
+        return None;
+    }
+    if unfinished {
+        ctx.store(check + room, &0u16, RECOMPUTE).ok()?;
+        let rest = fold(sum_packet(ctx, l4 + room, l3 + quote - l4)?);
+        ctx.store(check + room, &fixed_point(rest), RECOMPUTE).ok()?;
+    }
+    finish_error::<F>(ctx, l3, &packet.dst, &packet.src, kind, rest.to_be_bytes(), quote)
+}
+
+/// Bytes to quote of a packet of this length: a multiple of four, for summing.
+#[inline(always)]
+pub(crate) fn quote_len(total: u32) -> usize {
+    (if total > QUOTE as u32 { QUOTE } else { total as usize }) & !3
+}
+
+/// Writes the headers of an ICMP error before the `quote` bytes that follow the room for them.
+#[inline(always)]
+pub(crate) fn finish_error<F: Family>(
+    ctx: &TcContext,
+    l3: usize,
+    src: &F::Addr,
+    dst: &F::Addr,
+    kind: [u8; 2],
+    rest: [u8; 4],
+    quote: usize,
+) -> Option<()> {
+    let len = (ICMP_LEN + quote) as u16;
+    let mut icmp = [kind[0], kind[1], 0, 0, rest[0], rest[1], rest[2], rest[3]];
+    // ICMP for IPv4 has no pseudo header.
+    let pseudo = if F::V6 { pseudo::<F>(src, dst, F::ICMP, len) } else { 0 };
+    let quoted = sum_packet(ctx, l3 + F::HEADER + ICMP_LEN, quote)?;
+    let total = sum(&icmp, pseudo) as u64 + quoted as u64;
+    let check = !fold(fold((total >> 16) as u32) as u32 + (total & 0xffff) as u32);
+    icmp[2..4].copy_from_slice(&check.to_ne_bytes());
+    ctx.store(l3 + F::HEADER, &icmp, RECOMPUTE).ok()?;
+    let make = Make { src: *src, dst: *dst, proto: F::ICMP, tos: 0, payload: len, id: ATOMIC };
+    store_header::<F>(ctx, l3, &make).then_some(())
+}
+
+/// The value of a checksum field that equals the checksum over the bytes with this value in it, where `rest` is the sum
+/// of all others: `x = −(rest + x)`, so `x = −rest / 2` modulo 65535.
+#[inline(always)]
+fn fixed_point(rest: u16) -> u16 {
+    const HALF: u32 = 32_768;
+    ((65_535 - rest as u32) * HALF % 65_535) as u16
+}
+
+/// Only one sender that can be named is answered (RFC 1122 §3.2.2), and for one receiver.
+#[inline(always)]
+fn is_answerable<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
+    let group = ctx.load::<u8>(0).map_or(1, |first| first & 1);
+    group == 0 && F::is_unicast(&packet.src) && F::is_unicast(&packet.dst)
+}
+
+/// Sends the packet back to its sender on the link.
+#[inline(always)]
+pub(crate) fn send_back(ctx: &TcContext) -> i32 {
+    let Ok(old) = ctx.load::<[u8; 12]>(0) else {
+        return SHOT;
+    };
+    let mut new = [0u8; 12];
+    new[..6].copy_from_slice(&old[6..]);
+    new[6..].copy_from_slice(&old[..6]);
+    if ctx.store(0, &new, 0).is_err() {
+        return SHOT;
+    }
+    // SAFETY: a field of the context; the helper takes numbers.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+}
