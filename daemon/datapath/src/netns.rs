@@ -4,11 +4,13 @@
 //! it gives out itself (`IFLA_LINK_NETNSID`), and tells the id of any namespace that can be opened. So every namespace
 //! of a process is asked for its id, and only those of pods are entered.
 
+mod cookie;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,12 +20,11 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{SockFlag, SockType, socket};
 
 use crate::config::PodInterface;
 use crate::error::DatapathError;
 use crate::netlink::Netlink;
-use crate::sys;
+pub use cookie::netns_cookie;
 
 /// Where namespaces are kept that no process may live in.
 const KEPT: [&str; 3] = ["/run/netns", "/run/docker/netns", "/var/run/netns"];
@@ -169,7 +170,7 @@ impl Found {
     /// Moves the calling thread there and looks around; `None` if the pod has gone meanwhile.
     fn enter(&self) -> Option<Inside> {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).ok()?;
-        let mut inside = Inside { cookie: own_cookie().ok()?, ..Inside::default() };
+        let mut inside = Inside { cookie: cookie::of_this_thread().ok()?, ..Inside::default() };
         let name = nix::net::if_::if_indextoname(self.peer).ok()?.into_string().ok()?;
         for entry in nix::ifaddrs::getifaddrs().ok()?.filter(|entry| entry.interface_name == name) {
             let Some(address) = entry.address else { continue };
@@ -184,35 +185,5 @@ impl Found {
             }
         }
         Some(inside)
-    }
-}
-
-/// The kernel's cookie of a network namespace: the caller's own for `None`, else that of a bind-mounted or /proc path.
-/// 0 where the kernel has none (before 5.14).
-pub fn netns_cookie(path: Option<&Path>) -> Result<u64, DatapathError> {
-    let failed = |source: io::Error| DatapathError::Io {
-        action: "read the cookie of network namespace",
-        path: path.unwrap_or(Path::new("/proc/self/ns/net")).to_owned(),
-        source,
-    };
-    let Some(path) = path else { return own_cookie().map_err(failed) };
-    let namespace = File::open(path).map_err(failed)?;
-    // A thread of its own enters the namespace and ends there.
-    let entered = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        own_cookie()
-    });
-    match entered.join() {
-        Ok(done) => done.map_err(failed),
-        Err(_) => Err(failed(io::Error::other("the thread that entered it panicked"))),
-    }
-}
-
-/// The cookie of the calling thread's namespace.
-fn own_cookie() -> io::Result<u64> {
-    let socket = socket(nix::sys::socket::AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    match sys::socket_netns_cookie(socket.as_fd()) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
-        other => other,
     }
 }

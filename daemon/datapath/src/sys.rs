@@ -106,6 +106,70 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Loads a program given by its instructions, for one kind of attachment; one that needs neither maps nor BTF.
+pub(crate) fn load_program(kind: u32, attach: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: i64 = 5;
+    /// The part of `union bpf_attr` this command reads.
+    #[repr(C)]
+    struct Attr {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log: [u32; 4],
+        kern_version: u32,
+        prog_flags: u32,
+        prog_name: [u8; 16],
+        prog_ifindex: u32,
+        expected_attach_type: u32,
+    }
+    let attr = Attr {
+        prog_type: kind,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        log: [0; 4],
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        expected_attach_type: attach,
+    };
+    // SAFETY: the kernel reads `attr`, the instructions and the string, all of which outlive the call, and writes nothing.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<Attr>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches a program beside others. It is detached when the link is dropped.
+pub(crate) fn create_link(program: BorrowedFd<'_>, target: BorrowedFd<'_>, attach: u32) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: i64 = 28;
+    /// The part of `union bpf_attr` this command reads.
+    #[repr(C)]
+    struct Attr {
+        prog_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let attr = Attr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: target.as_raw_fd() as u32,
+        attach_type: attach,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `attr`, which outlives the call, and writes nothing.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attr, size_of::<Attr>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Replaces the program of a link, without a moment in which none runs.
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     const BPF_LINK_UPDATE: i64 = 29;
