@@ -4,6 +4,8 @@ pub mod client;
 pub mod cluster;
 pub mod dialogue;
 pub mod kubectl;
+pub mod lab;
+pub mod manifest;
 pub mod namespace;
 pub mod packet;
 pub mod sandbox;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -14,17 +14,55 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use fairlead_datapath::{Config, Datapath, PodInterface, netns_cookie};
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
-use fairlead_tests::harness::dialogue::{PATIENCE, ask, bulk, connect, ping, read, serve, tcp, udp};
+use fairlead_tests::harness::dialogue::{
+    PORT, Seen, ask, ask_datagram, bulk, connect, patience, ping, serve, tcp, udp, udp_socket,
+};
 use fairlead_tests::harness::namespace::Namespace;
 use fairlead_tests::harness::sandbox::Sandbox;
 use fairlead_tests::harness::suite;
 
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// The node's end of every pod's link.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-const VIP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 7)), 80);
-const NODE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(NODE), 30_080);
+/// The addresses of one family.
+struct Family {
+    node: IpAddr,
+    client: IpAddr,
+    /// The node's end of every pod's link.
+    gateway: IpAddr,
+    vip: SocketAddr,
+    node_port: SocketAddr,
+    everywhere: IpAddr,
+    /// Length of a network for one host alone, and of the uplink's.
+    prefixes: (u8, u8),
+}
+
+const V4: Family = Family {
+    node: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+    gateway: IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1)),
+    vip: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 7)), 80),
+    node_port: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 30_080),
+    everywhere: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    prefixes: (32, 24),
+};
+const V6: Family = Family {
+    node: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    client: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    gateway: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1)),
+    vip: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 7)), 80),
+    node_port: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 30_080),
+    everywhere: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    prefixes: (128, 64),
+};
+const FAMILIES: [Family; 2] = [V4, V6];
+
+impl Family {
+    fn pod(&self, id: u8) -> IpAddr {
+        match self.gateway {
+            IpAddr::V4(gateway) => IpAddr::V4((u32::from(gateway) - 1 + u32::from(id)).into()),
+            IpAddr::V6(gateway) => IpAddr::V6((u128::from(gateway) - 1 + u128::from(id)).into()),
+        }
+    }
+}
+
 const PODS: [u8; 3] = [11, 12, 13];
 /// A pod whose sockets the hooks do not know.
 const STRANGER: u8 = 20;
@@ -66,29 +104,30 @@ fn main() -> ExitCode {
     )
 }
 
-fn pod_address(id: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, 0, id)
-}
-
 impl World {
     fn new() -> Result<Self> {
         let mut sandbox = Sandbox::new()?;
         let (node, outside) = (Namespace::new()?, Namespace::new()?);
         node.enter()?;
-        fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot switch forwarding on")?;
+        node.forward()?;
         node.connect("up0", &outside, "eth0")?;
-        node.address("up0", NODE, 24)?;
-        outside.address("eth0", CLIENT, 24)?;
+        for family in FAMILIES {
+            node.address("up0", family.node, family.prefixes.1)?;
+            outside.address("eth0", family.client, family.prefixes.1)?;
+        }
         let mut pods = BTreeMap::new();
         for id in PODS.into_iter().chain([STRANGER]) {
             let pod = Namespace::new()?;
             let host = format!("pod{id}");
             node.connect(&host, &pod, "eth0")?;
-            node.address(&host, GATEWAY, 32)?;
-            node.route(&host, pod_address(id), 32, None)?;
-            pod.address("eth0", pod_address(id), 32)?;
-            pod.route("eth0", GATEWAY, 32, None)?;
-            pod.route("eth0", Ipv4Addr::UNSPECIFIED, 0, Some(GATEWAY))?;
+            for family in FAMILIES {
+                let (alone, _) = family.prefixes;
+                node.address(&host, family.gateway, alone)?;
+                node.route(&host, family.pod(id), alone, None)?;
+                pod.address("eth0", family.pod(id), alone)?;
+                pod.route("eth0", family.gateway, alone, None)?;
+                pod.route("eth0", family.everywhere, 0, Some(family.gateway))?;
+            }
             serve(&pod, id)?;
             pods.insert(id, pod);
         }
@@ -105,7 +144,7 @@ impl World {
             let name = format!("pod{id}");
             Ok(PodInterface {
                 ifindex: nix::net::if_::if_nametoindex(name.as_str())?,
-                address: pod_address(*id),
+                addresses: FAMILIES.map(|family| family.pod(*id)).to_vec(),
                 mac: [0; 6],
                 netns_cookie: if *id == STRANGER { 0 } else { netns_cookie(Some(&pod.path()))? },
                 name,
@@ -143,45 +182,40 @@ impl Drop for World {
 }
 
 fn open(bpffs: &Path, cgroup: &Path, pods: &[PodInterface]) -> Result<Datapath> {
-    let mut datapath = Datapath::open(Config::new(bpffs, cgroup)).context("cannot open the data path")?;
+    let mut datapath = Datapath::open(config(bpffs, cgroup)).context("cannot open the data path")?;
     let uplink = datapath.attach_uplink("up0")?;
     println!("uplink up0: {} {}", uplink.mode, uplink.reason);
     datapath.retain_pods(pods)?;
     Ok(datapath)
 }
 
+fn config(bpffs: &Path, cgroup: &Path) -> Config {
+    let cluster_cidrs = vec!["10.244.0.0/16".parse().expect("a network"), "fd00:244::/64".parse().expect("a network")];
+    Config { cluster_cidrs, ..Config::new(bpffs, cgroup) }
+}
+
 fn services(ends: &[u8]) -> Vec<Service> {
-    let endpoints: Vec<Endpoint> = ends
-        .iter()
-        .map(|end| Endpoint {
-            address: SocketAddr::from((pod_address(*end), 8080)),
-            ready: true,
-            serving: true,
-            terminating: false,
-            local: true,
-        })
-        .collect();
+    let at = |family: Family| ends.iter().map(move |end| Endpoint::local((family.pod(*end), PORT).into()));
+    let mut endpoints: Vec<Endpoint> = FAMILIES.into_iter().flat_map(at).collect();
+    endpoints.sort();
     let port = |name: &str, protocol| Port {
         name: name.into(),
         protocol,
-        port: VIP.port(),
-        node_port: Some(NODE_PORT.port()),
+        port: V4.vip.port(),
+        node_port: Some(V4.node_port.port()),
         endpoints: endpoints.clone(),
     };
     vec![Service {
         name: ServiceName { namespace: "default".into(), name: "echo".into() },
-        cluster_ips: vec![VIP.ip()],
-        external_ips: Vec::new(),
-        affinity: None,
-        internal_local: false,
-        external_local: false,
+        cluster_ips: FAMILIES.map(|family| family.vip.ip()).to_vec(),
         ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
+        ..Service::default()
     }]
 }
 
 /// Asks many times; every server must have had its share, give or take five standard deviations of as many independent
 /// draws. What chooses in turn, or walks a table by port, comes out closer; how the kernel hands out ports is up to it.
-fn even(times: u32, mut ask: impl FnMut() -> Result<(u8, SocketAddrV4)>) -> Result<()> {
+fn even(times: u32, mut ask: impl FnMut() -> Result<Seen>) -> Result<()> {
     let mut shares = BTreeMap::new();
     for _ in 0..times {
         *shares.entry(ask()?.0).or_insert(0u32) += 1;
@@ -193,157 +227,160 @@ fn even(times: u32, mut ask: impl FnMut() -> Result<(u8, SocketAddrV4)>) -> Resu
     Ok(())
 }
 
+/// What a server said of its client, which must be this one.
+fn seen_as(seen: Seen, client: IpAddr) -> Result<Seen> {
+    ensure!(seen.1.ip() == client, "seen as {}, not {client}", seen.1);
+    Ok(seen)
+}
+
 fn from_host(world: &mut World) -> Result<()> {
     let (before, packets) = (world.counter("socket_translated")?, world.counter("flow_new")?);
-    even(300, || tcp(VIP))?;
-    ensure!(world.counter("socket_translated")? - before == 300, "sockets were not translated at connect");
+    for family in FAMILIES {
+        even(300, || tcp(family.vip))?;
+    }
+    ensure!(world.counter("socket_translated")? - before == 600, "sockets were not translated at connect");
     ensure!(world.counter("flow_new")? == packets, "packets were translated although the socket was");
     Ok(())
 }
 
 fn from_pod(world: &mut World) -> Result<()> {
-    for id in PODS {
-        world.pod(id).run(|| even(90, || tcp(VIP)))?;
-        world.pod(id).run(|| {
-            let (_, client) = tcp(VIP)?;
-            ensure!(*client.ip() == pod_address(id), "seen as {client}");
-            Ok(())
-        })?;
+    for (id, family) in PODS.into_iter().flat_map(|id| FAMILIES.map(|family| (id, family))) {
+        world.pod(id).run(|| even(90, || seen_as(tcp(family.vip)?, family.pod(id))))?;
     }
     Ok(())
 }
 
 fn from_stranger(world: &mut World) -> Result<()> {
     let before = world.counter("flow_new")?;
-    world.pod(STRANGER).run(|| {
-        even(300, || tcp(VIP))?;
-        even(300, || tcp(NODE_PORT))?;
-        let (_, client) = tcp(VIP)?;
-        ensure!(*client.ip() == pod_address(STRANGER), "seen as {client}");
-        let mut stream = connect(VIP)?;
-        bulk(&mut stream)
-    })?;
-    ensure!(world.counter("flow_new")? - before == 602, "flows of packets: {}", world.counter("flow_new")? - before);
+    for family in FAMILIES {
+        world.pod(STRANGER).run(|| {
+            even(300, || seen_as(tcp(family.vip)?, family.pod(STRANGER)))?;
+            even(300, || seen_as(tcp(family.node_port)?, family.pod(STRANGER)))?;
+            bulk(&mut connect(family.vip)?)
+        })?;
+    }
+    let flows = world.counter("flow_new")? - before;
+    ensure!(flows == 1202, "flows of packets: {flows}");
     Ok(())
 }
 
 fn from_outside(world: &mut World) -> Result<()> {
     let before = world.counter("flow_new")?;
-    world.outside.run(|| {
-        even(1000, || tcp(NODE_PORT))?;
-        let (_, client) = tcp(NODE_PORT)?;
-        ensure!(*client.ip() == CLIENT, "seen as {client}");
-        bulk(&mut connect(NODE_PORT)?)
-    })?;
-    ensure!(world.counter("flow_new")? - before == 1002);
+    for family in FAMILIES {
+        world.outside.run(|| {
+            even(1000, || seen_as(tcp(family.node_port)?, family.client))?;
+            bulk(&mut connect(family.node_port)?)
+        })?;
+    }
+    let flows = world.counter("flow_new")? - before;
+    ensure!(flows == 2002, "flows of packets: {flows}");
     Ok(())
 }
 
 fn node_port_inside(world: &mut World) -> Result<()> {
-    even(300, || tcp(NODE_PORT))?;
-    world.pod(PODS[0]).run(|| even(300, || tcp(NODE_PORT)))
+    for family in FAMILIES {
+        even(300, || tcp(family.node_port))?;
+        world.pod(PODS[0]).run(|| even(300, || tcp(family.node_port)))?;
+    }
+    Ok(())
 }
 
 fn udp_everywhere(world: &mut World) -> Result<()> {
-    for connected in [false, true] {
-        for address in [VIP, NODE_PORT] {
+    for (family, connected) in
+        FAMILIES.into_iter().flat_map(|family| [false, true].map(|connected| (family, connected)))
+    {
+        for address in [family.vip, family.node_port] {
             even(150, || udp(address, connected))?;
             world.pod(PODS[1]).run(|| even(150, || udp(address, connected)))?;
-            world.pod(STRANGER).run(|| even(2000, || udp(address, connected)))?;
+            world.pod(STRANGER).run(|| even(1000, || udp(address, connected)))?;
         }
         // Ports of UDP sockets are drawn at random, so it takes many for shares to come out even.
-        world.outside.run(|| even(2000, || udp(NODE_PORT, connected)))?;
+        world.outside.run(|| even(1000, || udp(family.node_port, connected)))?;
     }
     // One socket keeps to one server.
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let mut servers = std::collections::BTreeSet::new();
-    for _ in 0..20 {
-        socket.send_to(b"hello", VIP)?;
-        let mut buffer = [0; 256];
-        let (len, _) = socket.recv_from(&mut buffer)?;
-        servers.insert(read(std::str::from_utf8(&buffer[..len])?)?.0);
+    for family in FAMILIES {
+        let socket = udp_socket(family.vip)?;
+        let mut servers = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            servers.insert(ask_datagram(&socket, family.vip, false, 5)?.0);
+        }
+        ensure!(servers.len() == 1, "one socket was answered by {servers:?}");
     }
-    ensure!(servers.len() == 1, "one socket was answered by {servers:?}");
     Ok(())
 }
 
 fn outside_is_not_ours(world: &mut World) -> Result<()> {
     let before = world.counter("socket_translated")?;
-    world.outside.run(|| {
-        let done = TcpStream::connect_timeout(&VIP, Duration::from_secs(1));
-        ensure!(done.is_err(), "an outside client reached a ClusterIP without a route to it");
-        tcp(NODE_PORT).map(drop)
-    })?;
+    for family in FAMILIES {
+        world.outside.run(|| {
+            let done = TcpStream::connect_timeout(&family.vip, Duration::from_millis(300));
+            ensure!(done.is_err(), "an outside client reached a ClusterIP without a route to it");
+            tcp(family.node_port).map(drop)
+        })?;
+    }
     ensure!(world.counter("socket_translated")? == before, "an outside client's socket was translated");
     Ok(())
 }
 
 fn masquerade(world: &mut World) -> Result<()> {
-    let server = SocketAddr::from((CLIENT, 8080));
-    let check = |(id, client): (u8, SocketAddrV4)| {
-        ensure!(id == 0 && *client.ip() == NODE && client.port() >= 61_000, "seen as {client}");
-        Ok(())
-    };
-    for id in [PODS[0], PODS[1]] {
+    let before = world.counter("masquerade_new")?;
+    for (id, family) in [PODS[0], PODS[1]].into_iter().flat_map(|id| FAMILIES.map(|family| (id, family))) {
+        let server = SocketAddr::new(family.client, PORT);
         world.pod(id).run(|| {
             for _ in 0..50 {
-                check(tcp(server)?)?;
-                check(udp(server, false)?)?;
+                ensure!(seen_as(tcp(server)?, family.node)?.0 == 0, "another server answered");
+                seen_as(udp(server, false)?, family.node)?;
             }
             bulk(&mut connect(server)?)?;
-            ping(CLIENT)
+            ping(family.client)
         })?;
     }
-    ensure!(world.counter("masquerade_new")? >= 200 && world.counter("masquerade_reply")? >= 200);
+    let flows = world.counter("masquerade_new")? - before;
+    ensure!(flows >= 400, "masqueraded flows: {flows}");
     Ok(())
 }
 
 fn direct(world: &mut World) -> Result<()> {
-    world.outside.route("eth0", Ipv4Addr::new(10, 244, 0, 0), 24, Some(NODE))?;
-    let to = pod_address(PODS[2]);
-    let asked = world.outside.run(|| {
-        let (id, client) = tcp(SocketAddr::from((to, 8080)))?;
-        ensure!(id == PODS[2] && *client.ip() == CLIENT, "{id} saw {client}");
-        udp(SocketAddr::from((to, 8080)), false)?;
-        ping(to)
-    });
-    asked?;
-    // Host to pod and pod to pod, too.
-    ensure!(tcp(SocketAddr::from((to, 8080)))?.0 == PODS[2]);
-    world.pod(PODS[0]).run(|| {
-        let (id, client) = tcp(SocketAddr::from((to, 8080)))?;
-        ensure!(id == PODS[2] && *client.ip() == pod_address(PODS[0]), "{id} saw {client}");
-        Ok(())
-    })
+    for family in FAMILIES {
+        let (to, net) = (family.pod(PODS[2]), family.pod(0));
+        let server = SocketAddr::new(to, PORT);
+        world.outside.route("eth0", net, if net.is_ipv4() { 24 } else { 64 }, Some(family.node))?;
+        world.outside.run(|| {
+            ensure!(seen_as(tcp(server)?, family.client)?.0 == PODS[2]);
+            seen_as(udp(server, false)?, family.client)?;
+            ping(to)
+        })?;
+        // Host to pod and pod to pod, too.
+        ensure!(tcp(server)?.0 == PODS[2]);
+        world.pod(PODS[0]).run(|| seen_as(tcp(server)?, family.pod(PODS[0])))?;
+    }
+    Ok(())
 }
 
 fn refused(world: &mut World) -> Result<()> {
+    use std::io::ErrorKind::{ConnectionRefused, PermissionDenied};
     world.serve_by(&[])?;
-    for address in [VIP, NODE_PORT] {
-        let Err(error) = TcpStream::connect_timeout(&address, PATIENCE) else { bail!("{address} answered") };
-        ensure!(
-            matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::PermissionDenied),
-            "{address}: {error}"
-        );
+    for family in FAMILIES {
+        for address in [family.vip, family.node_port] {
+            let Err(error) = TcpStream::connect_timeout(&address, patience()) else { bail!("{address} answered") };
+            // Kernels before 5.18 have one answer for every hook that says no.
+            ensure!(matches!(error.kind(), ConnectionRefused | PermissionDenied), "{address}: {error}");
+        }
+        let outside = world.outside.run(|| Ok(TcpStream::connect_timeout(&family.node_port, patience())))?;
+        ensure!(outside.is_err_and(|error| error.kind() == ConnectionRefused), "outside was not refused");
     }
-    let outside = world.outside.run(|| Ok(TcpStream::connect_timeout(&NODE_PORT, PATIENCE)));
-    ensure!(
-        outside?.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused),
-        "outside was not refused"
-    );
     world.serve_by(&PODS)
 }
 
 /// A few connections by every path.
 fn open_connections(world: &World) -> Result<Vec<(TcpStream, u8)>> {
     let mut open = Vec::new();
-    for _ in 0..6 {
-        open.push(connect(VIP)?);
-        open.push(world.pod(PODS[0]).run(|| connect(VIP))?);
-        open.push(world.pod(STRANGER).run(|| connect(VIP))?);
-        open.push(world.outside.run(|| connect(NODE_PORT))?);
-        open.push(world.pod(PODS[1]).run(|| connect(SocketAddr::from((CLIENT, 8080))))?);
+    for family in FAMILIES.into_iter().cycle().take(6) {
+        open.push(connect(family.vip)?);
+        open.push(world.pod(PODS[0]).run(|| connect(family.vip))?);
+        open.push(world.pod(STRANGER).run(|| connect(family.vip))?);
+        open.push(world.outside.run(|| connect(family.node_port))?);
+        open.push(world.pod(PODS[1]).run(|| connect(SocketAddr::new(family.client, PORT)))?);
     }
     open.into_iter()
         .map(|mut stream| {
@@ -366,16 +403,16 @@ fn endpoints_change(world: &mut World) -> Result<()> {
     for ends in [&[11, 12][..], &[12], &[12, 13], &[11, 12, 13]] {
         world.serve_by(ends)?;
         still_open(&mut open)?;
-        let allowed = |(id, _): (u8, SocketAddrV4)| {
+        let allowed = |(id, _): Seen| {
             ensure!(ends.contains(&id), "a new connection went to {id}, not in {ends:?}");
             Ok(())
         };
-        for _ in 0..20 {
-            allowed(tcp(VIP)?)?;
-            allowed(udp(VIP, false)?)?;
-            world.pod(STRANGER).run(|| allowed(tcp(VIP)?))?;
-            world.outside.run(|| allowed(tcp(NODE_PORT)?))?;
-            world.outside.run(|| allowed(udp(NODE_PORT, false)?))?;
+        for family in FAMILIES.into_iter().cycle().take(20) {
+            allowed(tcp(family.vip)?)?;
+            allowed(udp(family.vip, false)?)?;
+            world.pod(STRANGER).run(|| allowed(tcp(family.vip)?))?;
+            world.outside.run(|| allowed(tcp(family.node_port)?))?;
+            world.outside.run(|| allowed(udp(family.node_port, false)?))?;
         }
     }
     Ok(())
@@ -390,7 +427,9 @@ fn load_and_wait(bpffs: &Path) -> Result<()> {
         let (name, cookie) = line.split_once(' ').context("a pod and its cookie")?;
         let ifindex = nix::net::if_::if_nametoindex(name)?;
         let netns_cookie = cookie.parse()?;
-        pods.push(PodInterface { name: name.into(), ifindex, address: GATEWAY, mac: [0; 6], netns_cookie });
+        let id = name.trim_start_matches("pod").parse()?;
+        let addresses = FAMILIES.map(|family| family.pod(id)).to_vec();
+        pods.push(PodInterface { name: name.into(), ifindex, addresses, mac: [0; 6], netns_cookie });
     }
     let mut datapath = open(bpffs, Path::new(&cgroup), &pods)?;
     let report = datapath.sync_all(services(&PODS))?;
@@ -419,8 +458,10 @@ fn adoption(world: &mut World) -> Result<()> {
     ensure!(adopted.as_deref() == Some("ready after 0 steps"), "the second daemon said {said:?}");
     still_open(&mut open_before).context("after kill -9")?;
     still_open(&mut open_during).context("after kill -9")?;
-    even(90, || tcp(VIP))?;
-    world.outside.run(|| even(1000, || tcp(NODE_PORT)))?;
+    for family in FAMILIES {
+        even(90, || tcp(family.vip))?;
+        world.outside.run(|| even(1000, || tcp(family.node_port)))?;
+    }
 
     let mut datapath = open(&bpffs, world.sandbox.cgroup(), &pods)?;
     let report = datapath.sync_all(services(&PODS))?;
@@ -428,7 +469,7 @@ fn adoption(world: &mut World) -> Result<()> {
     world.datapath = Some(datapath);
     still_open(&mut open_before).context("after adoption")?;
     world.serve_by(&[12])?;
-    ensure!(tcp(VIP)?.0 == 12);
+    ensure!(tcp(V4.vip)?.0 == 12 && tcp(V6.vip)?.0 == 12);
     still_open(&mut open_during).context("after a change")?;
     world.serve_by(&PODS)
 }
@@ -438,7 +479,7 @@ fn remove(world: &mut World) -> Result<()> {
     let bpffs = world.sandbox.bpffs();
     fairlead_datapath::remove(&bpffs)?;
     ensure!(!bpffs.join("fairlead").exists(), "pins are left in {}", bpffs.display());
-    let done = TcpStream::connect_timeout(&VIP, Duration::from_millis(500));
+    let done = TcpStream::connect_timeout(&V4.vip, Duration::from_millis(500));
     ensure!(done.is_err(), "a ClusterIP answers without a data path");
     Ok(())
 }

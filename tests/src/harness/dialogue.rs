@@ -1,120 +1,292 @@
 //! A server that says who it is and whom it sees, and ways to ask it.
+//!
+//! Over a stream it answers each line with its number and the client's address; `give N` makes it add N bytes to the
+//! answer. A datagram is answered likewise, padded to its own length.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::namespace::Namespace;
 
-/// Emulated machines are slow.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Port of every server.
+pub const PORT: u16 = 8080;
 
-/// Answers every line and every datagram with the server's number and the client's address.
+/// Who answered, and whom it saw.
+pub type Seen = (u8, SocketAddr);
+
+/// How long an answer may take. Emulated machines are slow; who looks for a mistake is not
+/// (`FAIRLEAD_PATIENCE=2`, in seconds).
+pub fn patience() -> Duration {
+    static PATIENCE: OnceLock<Duration> = OnceLock::new();
+    *PATIENCE.get_or_init(|| {
+        let told = std::env::var("FAIRLEAD_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+        Duration::from_secs(told.unwrap_or(20))
+    })
+}
+
+/// The transports a server answers on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP, by `sendto`.
+    Udp,
+    /// UDP, by `connect` and `send`.
+    UdpConnected,
+    /// SCTP.
+    Sctp,
+}
+
+/// Whether the kernel knows SCTP, which Debian's loads as a module.
+pub fn has_sctp() -> bool {
+    sctp_socket(Domain::IPV4).is_ok()
+}
+
+fn sctp_socket(domain: Domain) -> std::io::Result<Socket> {
+    Socket::new(domain, Type::STREAM, Some(Protocol::from(i32::from(fairlead_abi::proto::SCTP))))
+}
+
+/// Answers over TCP, UDP and, where the kernel has it, SCTP, on all addresses.
+///
+/// # Errors
+/// The port is taken.
 pub fn serve(namespace: &Namespace, id: u8) -> Result<()> {
-    let listener = namespace.run(|| Ok(TcpListener::bind("0.0.0.0:8080")?))?;
-    let socket = namespace.run(|| Ok(UdpSocket::bind("0.0.0.0:8080")?))?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream, id));
+    serve_on(namespace, id, PORT)
+}
+
+/// Like [`serve`], on another port.
+///
+/// # Errors
+/// The port is taken.
+pub fn serve_on(namespace: &Namespace, id: u8, port: u16) -> Result<()> {
+    let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    let (listeners, socket) = namespace.run(|| {
+        let mut listeners = vec![TcpListener::bind(any)?];
+        if let Ok(sctp) = sctp_socket(Domain::IPV6) {
+            sctp.bind(&any.into())?;
+            sctp.listen(16)?;
+            listeners.push(sctp.into());
         }
-    });
+        Ok((listeners, UdpSocket::bind(any)?))
+    })?;
+    for listener in listeners {
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || answer(stream, id));
+            }
+        });
+    }
     std::thread::spawn(move || {
-        let mut buffer = [0; 2048];
-        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(format!("{id} {client}\n").as_bytes(), client);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            // An error is of an earlier answer: its client is gone.
+            let Ok((len, client)) = socket.recv_from(&mut buffer) else { continue };
+            let mut answer = format!("{id} {}\n", plain(client)).into_bytes();
+            answer.resize(len.max(answer.len()), b'.');
+            let _ = socket.send_to(&answer, client);
         }
     });
     Ok(())
 }
 
 fn answer(stream: TcpStream, id: u8) -> Option<()> {
-    let client = stream.peer_addr().ok()?;
+    let client = plain(stream.peer_addr().ok()?);
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
     while reader.read_line(&mut line).ok()? > 0 {
-        (&stream).write_all(format!("{id} {client}\n").as_bytes()).ok()?;
+        let wanted = line.strip_prefix("give ").and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+        let mut answer = format!("{id} {client}\n").into_bytes();
+        answer.resize(answer.len() + wanted, b'.');
+        (&stream).write_all(&answer).ok()?;
         line.clear();
     }
     Some(())
 }
 
+/// `::ffff:a.b.c.d` as what it means.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// Who answered, and whom it saw.
-pub fn read(line: &str) -> Result<(u8, SocketAddrV4)> {
-    let (id, client) = line.trim().split_once(' ').with_context(|| format!("answer {line:?}"))?;
+fn read(line: &[u8]) -> Result<Seen> {
+    let line = std::str::from_utf8(line)?.lines().next().unwrap_or_default();
+    let (id, client) = line.split_once(' ').with_context(|| format!("answer {line:?}"))?;
     Ok((id.parse()?, client.parse()?))
 }
 
 /// A connection, with a limit on how long it may stay silent.
+///
+/// # Errors
+/// It is refused, or nobody answers.
 pub fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("connect to {address}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    limited(TcpStream::connect_timeout(&address, patience()), address)
+}
+
+/// The same over SCTP: the library's stream does not care what carries it.
+///
+/// # Errors
+/// It is refused, or nobody answers.
+pub fn connect_sctp(address: SocketAddr) -> Result<TcpStream> {
+    let socket = sctp_socket(Domain::for_address(address))?;
+    let done = socket.connect_timeout(&SockAddr::from(address), patience());
+    limited(done.map(|()| socket.into()), address)
+}
+
+fn limited(connected: std::io::Result<TcpStream>, address: SocketAddr) -> Result<TcpStream> {
+    let stream = connected.with_context(|| format!("connect to {address}"))?;
+    stream.set_read_timeout(Some(patience()))?;
+    stream.set_write_timeout(Some(patience()))?;
     Ok(stream)
 }
 
 /// One line there and one back.
-pub fn ask(stream: &mut TcpStream) -> Result<(u8, SocketAddrV4)> {
+///
+/// # Errors
+/// No answer.
+pub fn ask(stream: &mut TcpStream) -> Result<Seen> {
     stream.write_all(b"hello\n")?;
+    read(&line(stream)?)
+}
+
+fn line(stream: &mut TcpStream) -> Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut byte = [0];
     while byte != *b"\n" {
         stream.read_exact(&mut byte).context("no answer")?;
         line.push(byte[0]);
     }
-    read(&String::from_utf8(line)?)
+    Ok(line)
 }
 
 /// Asks once over a connection of its own, whose peer must be shown as the address asked.
-pub fn tcp(address: SocketAddr) -> Result<(u8, SocketAddrV4)> {
-    let mut stream = connect(address)?;
+///
+/// # Errors
+/// No answer, or not in order.
+pub fn tcp(address: SocketAddr) -> Result<Seen> {
+    shown_as_asked(connect(address)?, address)
+}
+
+/// The same over SCTP.
+///
+/// # Errors
+/// No answer, or not in order.
+pub fn sctp(address: SocketAddr) -> Result<Seen> {
+    shown_as_asked(connect_sctp(address)?, address)
+}
+
+fn shown_as_asked(mut stream: TcpStream, address: SocketAddr) -> Result<Seen> {
     ensure!(stream.peer_addr()? == address, "the peer of {address} is shown as {}", stream.peer_addr()?);
     ask(&mut stream)
 }
 
 /// Asks once with a datagram; the answer must come from the address asked.
-pub fn udp(address: SocketAddr, connected: bool) -> Result<(u8, SocketAddrV4)> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+///
+/// # Errors
+/// No answer, or not in order.
+pub fn udp(address: SocketAddr, connected: bool) -> Result<Seen> {
+    let socket = udp_socket(address)?;
     if connected {
         socket.connect(address)?;
-        socket.send(b"hello")?;
-    } else {
-        socket.send_to(b"hello", address)?;
     }
-    let mut buffer = [0; 256];
+    ask_datagram(&socket, address, connected, 5)
+}
+
+/// A socket that can talk to the address, with a limit on how long it waits.
+///
+/// # Errors
+/// There are no more file descriptors.
+pub fn udp_socket(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_read_timeout(Some(patience()))?;
+    Ok(socket)
+}
+
+/// One datagram of some length there and its answer back.
+///
+/// # Errors
+/// No answer, not from the address asked, or shorter than asked.
+pub fn ask_datagram(socket: &UdpSocket, address: SocketAddr, connected: bool, length: usize) -> Result<Seen> {
+    let message = vec![b'x'; length];
+    let sent = if connected { socket.send(&message) } else { socket.send_to(&message, address) };
+    sent.with_context(|| format!("send to {address}"))?;
+    let mut buffer = vec![0; 1 << 16];
     let (len, from) = socket.recv_from(&mut buffer).with_context(|| format!("no answer from {address}"))?;
     ensure!(from == address, "the answer of {address} came from {from}");
-    read(std::str::from_utf8(&buffer[..len])?)
+    ensure!(len >= length, "{len} of {length} bytes came back");
+    read(&buffer[..len])
 }
 
-/// Enough lines to fill segments and let offloads work.
+/// Asks once.
+///
+/// # Errors
+/// No answer, or not in order.
+pub fn once(transport: Transport, address: SocketAddr) -> Result<Seen> {
+    match transport {
+        Transport::Tcp => tcp(address),
+        Transport::Udp => udp(address, false),
+        Transport::UdpConnected => udp(address, true),
+        Transport::Sctp => sctp(address),
+    }
+}
+
+/// Enough in both directions to fill segments and let offloads work.
+///
+/// # Errors
+/// It stops on the way.
 pub fn bulk(stream: &mut TcpStream) -> Result<()> {
-    let mut long = vec![b'x'; 1 << 20];
+    const MUCH: usize = 1 << 20;
+    let mut long = vec![b'x'; MUCH];
     long.push(b'\n');
-    stream.write_all(&long)?;
-    let mut answer = [0; 2];
-    stream.read_exact(&mut answer).context("no answer to a megabyte")
+    stream.write_all(&long).context("a megabyte there")?;
+    line(stream).context("a megabyte there")?;
+    stream.write_all(format!("give {MUCH}\n").as_bytes())?;
+    line(stream)?;
+    let mut back = vec![0; MUCH];
+    stream.read_exact(&mut back).context("a megabyte back")
 }
 
-/// One echo request and its answer, on the kernel's ping socket.
-pub fn ping(to: Ipv4Addr) -> Result<()> {
-    let socket = socket::socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
-    let timeout = nix::sys::time::TimeVal::new(1, 0);
-    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
-    let mut echo = [8, 0, 0, 0, 0x12, 0x34, 0, 1, 1, 2, 3, 4];
-    let check = !fairlead_packet::checksum::fold(fairlead_packet::checksum::sum(&echo));
-    echo[2..4].copy_from_slice(&check.to_ne_bytes());
-    let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
-    socket::sendto(socket.as_raw_fd(), &echo, &to, MsgFlags::empty())?;
+/// One echo request and its answer, written by hand on a raw socket.
+///
+/// # Errors
+/// No answer within a second.
+pub fn ping(to: IpAddr) -> Result<()> {
+    let (domain, protocol, request, reply) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut echo = [request, 0, 0, 0, 0x12, 0x34, 0, 1, 1, 2, 3, 4];
+    // For ICMPv6 the kernel does it.
+    if to.is_ipv4() {
+        let check = internet_checksum(&echo);
+        echo[2..4].copy_from_slice(&check);
+    }
+    socket.send_to(&echo, &SocketAddr::new(to, 0).into())?;
     let mut buffer = [0; 256];
     for _ in 0..20 {
-        let len = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("no echo came back")?;
-        if len == 32 && buffer[20] == 0 && buffer[24..26] == [0x12, 0x34] {
+        let len = (&socket).read(&mut buffer).context("no echo came back")?;
+        // IPv4 hands the IP header out, too.
+        let answer = if to.is_ipv4() { &buffer[20..len.max(20)] } else { &buffer[..len] };
+        if answer.len() == echo.len() && answer[0] == reply && answer[4..6] == [0x12, 0x34] {
             return Ok(());
         }
     }
     bail!("twenty packets came back, no echo among them")
+}
+
+/// RFC 1071, for an even number of bytes.
+pub fn internet_checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
 }

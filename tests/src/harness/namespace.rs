@@ -1,38 +1,51 @@
 //! Network namespaces without names: they live as long as the value does, so nothing is left behind, whatever happens.
 
-use std::fs::File;
-use std::net::Ipv4Addr;
+use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-/// A network namespace, with its loopback up.
+/// A network namespace, with its loopback up, and the cgroup that whoever runs in it belongs to.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
+    cgroup: Option<PathBuf>,
 }
 
 impl Namespace {
-    /// A new one.
+    /// A new one. IPv6 addresses are of use at once: nobody is asked whether they are taken.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn new() -> Result<Self> {
         let made = thread::spawn(|| -> Result<File> {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+            for which in ["all", "default"] {
+                fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0").context("no IPv6 here")?;
+            }
             Ok(File::open("/proc/thread-self/ns/net")?)
         });
         let file = made.join().map_err(|_| anyhow!("the thread panicked"))??;
-        let namespace = Self { file };
+        let namespace = Self { file, cgroup: None };
         namespace.netlink(async |handle| set_up(&handle, "lo").await)?;
         Ok(namespace)
     }
 
+    /// The same one, seen from a threaded cgroup: what runs in it has its sockets there.
+    ///
+    /// # Errors
+    /// There are no more file descriptors.
+    pub fn in_cgroup(&self, cgroup: Option<&Path>) -> Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, cgroup: cgroup.map(Path::to_owned) })
+    }
+
     /// A path under which this process can open it.
-    pub fn path(&self) -> std::path::PathBuf {
+    pub fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
@@ -41,6 +54,10 @@ impl Namespace {
     /// # Errors
     /// The kernel refuses.
     pub fn enter(&self) -> Result<()> {
+        if let Some(cgroup) = &self.cgroup {
+            let path = cgroup.join("cgroup.threads");
+            fs::write(&path, "0").with_context(|| format!("cannot enter {}", path.display()))?;
+        }
         setns(&self.file, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")
     }
 
@@ -75,32 +92,130 @@ impl Namespace {
         other.netlink(async |handle| set_up(&handle, other_name).await)
     }
 
+    /// A bridge.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn bridge(&self, name: &str) -> Result<()> {
+        self.netlink(async |handle| {
+            handle.link().add(LinkBridge::new(name).build()).execute().await.context("cannot make a bridge")
+        })
+    }
+
+    /// Makes an interface a port of a bridge.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enslave(&self, interface: &str, bridge: &str) -> Result<()> {
+        self.netlink(async |handle| {
+            let port = LinkUnspec::new_with_index(index(interface)?).controller(index(bridge)?).build();
+            Ok(handle.link().set(port).execute().await?)
+        })
+    }
+
+    /// Sets the largest packet an interface takes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn mtu(&self, interface: &str, mtu: u32) -> Result<()> {
+        self.netlink(async |handle| {
+            let link = LinkUnspec::new_with_index(index(interface)?).mtu(mtu).build();
+            Ok(handle.link().set(link).execute().await?)
+        })
+    }
+
+    /// Gives an interface another hardware address.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn hardware(&self, interface: &str, mac: [u8; 6]) -> Result<()> {
+        self.netlink(async |handle| {
+            let link = LinkUnspec::new_with_index(index(interface)?).address(mac.to_vec()).build();
+            Ok(handle.link().set(link).execute().await?)
+        })
+    }
+
+    /// Notes the hardware address of a neighbour for good.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn neighbour(&self, interface: &str, address: impl Into<IpAddr>, mac: [u8; 6]) -> Result<()> {
+        let address = address.into();
+        self.netlink(async |handle| {
+            let added = handle.neighbours().add(index(interface)?, address).link_layer_address(&mac);
+            Ok(added.execute().await?)
+        })
+    }
+
+    /// Removes an interface, and with a veth its other end.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(&self, interface: &str) -> Result<()> {
+        self.netlink(async |handle| Ok(handle.link().del(index(interface)?).execute().await?))
+    }
+
+    /// Writes a file below `/proc/sys/net`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        self.run(|| fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("cannot set {name}")))
+    }
+
+    /// Forwards packets of both families.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forward(&self) -> Result<()> {
+        self.sysctl("ipv4/ip_forward", "1")?;
+        self.sysctl("ipv6/conf/all/forwarding", "1")
+    }
+
     /// Adds an address.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn address(&self, interface: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
-        self.netlink(async |handle| {
-            let index = index(interface)?;
-            Ok(handle.address().add(index, address.into(), prefix).execute().await?)
-        })
+    pub fn address(&self, interface: &str, address: impl Into<IpAddr>, prefix: u8) -> Result<()> {
+        let address = address.into();
+        self.netlink(async |handle| Ok(handle.address().add(index(interface)?, address, prefix).execute().await?))
+            .with_context(|| format!("cannot add {address} to {interface}"))
     }
 
     /// Adds a route, to a network on the link or through a gateway.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn route(&self, interface: &str, net: Ipv4Addr, prefix: u8, gateway: Option<Ipv4Addr>) -> Result<()> {
+    pub fn route<A: Into<IpAddr>>(&self, interface: &str, net: A, prefix: u8, gateway: Option<A>) -> Result<()> {
+        let (net, gateway) = (net.into(), gateway.map(Into::into));
         self.netlink(async |handle| {
-            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(net, prefix)
+            let mut route = RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(net, prefix)?
                 .output_interface(index(interface)?);
             route = match gateway {
-                Some(gateway) => route.gateway(gateway).onlink(),
-                None => route.scope(rtnetlink::packet_route::route::RouteScope::Link),
+                Some(gateway) => route.gateway(gateway)?.onlink(),
+                // Of meaning for IPv4 alone.
+                None if net.is_ipv4() => route.scope(rtnetlink::packet_route::route::RouteScope::Link),
+                None => route,
             };
             Ok(handle.route().add(route.build()).execute().await?)
         })
+        .with_context(|| format!("cannot add a route to {net}/{prefix} by {interface}"))
+    }
+
+    /// Removes a route.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn forget(&self, interface: &str, net: impl Into<IpAddr>, prefix: u8) -> Result<()> {
+        let net = net.into();
+        self.netlink(async |handle| {
+            let route = RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(net, prefix)?
+                .output_interface(index(interface)?);
+            Ok(handle.route().del(route.build()).execute().await?)
+        })
+        .with_context(|| format!("cannot remove the route to {net}/{prefix} by {interface}"))
     }
 
     fn netlink(&self, work: impl AsyncFnOnce(Handle) -> Result<()> + Send) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -52,6 +53,24 @@ impl Sandbox {
         &self.cgroup
     }
 
+    /// The folder both are mounted in; goes with the sandbox.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A cgroup below this one that single threads of this process may enter, once it has entered the sandbox's. Removed
+    /// with the sandbox.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn threaded(&self, name: &str) -> Result<PathBuf> {
+        let path = self.cgroup.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        fs::write(path.join("cgroup.type"), "threaded")
+            .with_context(|| format!("cannot open {} to threads", path.display()))?;
+        Ok(path)
+    }
+
     /// Moves this process into the cgroup, so that its sockets go through the hooks.
     ///
     /// # Errors
@@ -77,11 +96,22 @@ impl Drop for Sandbox {
         {
             eprintln!("{error:#}");
         }
-        if let Err(error) = fs::remove_dir(&self.cgroup) {
-            eprintln!("cannot remove the cgroup {}: {error}", self.cgroup.display());
+        for below in fs::read_dir(&self.cgroup).into_iter().flatten().flatten() {
+            if below.path().is_dir() {
+                remove(&below.path());
+            }
         }
+        remove(&self.cgroup);
         for mounted in ["bpf", "cgroup"] {
             let _ = nix::mount::umount2(&self.dir.path().join(mounted), nix::mount::MntFlags::MNT_DETACH);
         }
+    }
+}
+
+/// Removes a cgroup; whoever was in it may need a moment to be gone for good.
+fn remove(cgroup: &Path) {
+    let removed = crate::wait_for("removing a cgroup", Duration::from_secs(2), || Ok(fs::remove_dir(cgroup)?));
+    if let Err(error) = removed {
+        eprintln!("cannot remove the cgroup {}: {error:#}", cgroup.display());
     }
 }

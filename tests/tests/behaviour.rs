@@ -1,0 +1,59 @@
+//! What users notice of a service proxy besides that it connects: policies, changes under traffic, packets that are too
+//! large, daemons that die. Real sockets over a network of nodes that run the real daemon on manifests.
+
+#[path = "behaviour/change.rs"]
+mod change;
+#[path = "behaviour/daemon.rs"]
+mod daemon;
+#[path = "behaviour/packets.rs"]
+mod packets;
+#[path = "behaviour/policy.rs"]
+mod policy;
+#[path = "behaviour/scale.rs"]
+mod scale;
+#[path = "behaviour/subject.rs"]
+mod subject;
+
+use std::process::ExitCode;
+
+use fairlead_tests::harness::lab::is_pause;
+use fairlead_tests::harness::suite;
+
+use subject::Subject;
+
+fn main() -> ExitCode {
+    if is_pause() {
+        return ExitCode::SUCCESS;
+    }
+    suite::run(
+        Subject::new,
+        &[
+            ("health_is_answered_as_by_kube_proxy", policy::health),
+            ("affinity_lasts_as_long_as_it_should", policy::affinity),
+            ("source_ranges_bind_load_balancers_and_node_ports", policy::source_ranges),
+            ("local_policy_without_endpoint_here_is_silence", policy::local_without_endpoint),
+            ("endpoints_that_end_serve_while_no_other_does", policy::ending_endpoints),
+            ("node_ports_answer_on_loopback_where_asked_for", policy::loopback),
+            ("external_ips_answer_where_asked_for", policy::external_ips),
+            ("a_pod_reaches_itself", policy::hairpin),
+            ("a_node_is_an_endpoint", policy::host_endpoint),
+            ("pods_are_masqueraded_but_for_exclusions", policy::masquerade),
+            ("one_endpoint_behind_two_addresses_at_once", packets::two_addresses),
+            ("fragments_in_order", packets::fragments),
+            ("fragments_in_the_wrong_order", packets::fragments_out_of_order),
+            ("path_mtu_is_found", packets::path_mtu),
+            ("endpoints_change_under_traffic", change::under_traffic),
+            ("udp_leaves_a_removed_endpoint", change::udp_moves),
+            ("tcp_is_reset_when_the_grace_ends", change::reset_after_drain),
+            ("explain_agrees_with_what_happens", policy::explain),
+            ("malformed_manifests_are_refused_by_name", daemon::malformed),
+            ("an_address_and_an_uplink_come_later", daemon::later),
+            ("pods_come_and_go", daemon::pods),
+            ("redirect_past_the_stack", daemon::redirect),
+            ("a_killed_daemon_loses_nothing", daemon::killed),
+            ("fifty_thousand_flows_to_one_endpoint", scale::flows),
+            ("ten_thousand_services_and_one_change", scale::services),
+            ("down_leaves_nothing", daemon::down),
+        ],
+    )
+}
