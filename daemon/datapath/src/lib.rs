@@ -15,6 +15,7 @@ mod config;
 mod desired;
 mod error;
 mod explain;
+mod fragments;
 mod interface;
 mod kernel;
 mod loader;
@@ -48,6 +49,7 @@ use aya::Ebpf;
 use fairlead_abi::proto;
 use fairlead_source::{Service, ServiceName};
 
+use fragments::Fragments;
 use kernel::Kernel;
 use loader::Pins;
 use sockets::SocketCloser;
@@ -62,6 +64,8 @@ pub struct Datapath {
     kernel: Kernel,
     tables: Tables,
     closer: SocketCloser,
+    /// Where there is a place for them.
+    _fragments: Option<Fragments>,
     /// As last synchronised; NodePorts are planned anew when the node gets another address.
     services: BTreeMap<ServiceName, Service>,
     /// Services not in force as they are wanted, and why.
@@ -92,6 +96,7 @@ impl Datapath {
         let kernel = Kernel::open(&pins.maps)?;
         let tables = kernel.tables()?;
         let closer = SocketCloser::open(&pins.maps)?;
+        let fragments = Fragments::start(&mut ebpf, &pins.maps);
         loader::inherit_links(&config.bpffs, &pins);
         attach::sockets(&mut ebpf, &pins, &config.cgroup)?;
         let mut datapath = Self {
@@ -101,6 +106,7 @@ impl Datapath {
             kernel,
             tables,
             closer,
+            _fragments: fragments,
             services: BTreeMap::new(),
             rejected: BTreeMap::new(),
             site: Site::default(),

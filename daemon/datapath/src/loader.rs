@@ -84,7 +84,7 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
 }
 
 /// Entries of the maps whose size is configured.
-fn sizes(config: &Config) -> [(&'static str, u32); 13] {
+fn sizes(config: &Config) -> [(&'static str, u32); 14] {
     [
         (map::SERVICES4, config.services),
         (map::SERVICES6, config.services),
@@ -99,9 +99,12 @@ fn sizes(config: &Config) -> [(&'static str, u32); 13] {
         (map::SOCKETS, config.flows),
         (map::AFFINITY, config.flows),
         (map::NETNS, PODS_MAX),
+        (map::FRAGMENTS, FRAGMENTS_MAX),
     ]
 }
 
+/// Packets in fragments whose first was seen, at any moment.
+const FRAGMENTS_MAX: u32 = 16_384;
 /// More pods than a node has.
 const PODS_MAX: u32 = 4096;
 
@@ -110,8 +113,15 @@ pub(crate) const XDP: [&str; 2] = ["xdp_service", "xdp_service_veth"];
 /// The same for packets in buffers of many parts (since Linux 5.18).
 pub(crate) const XDP_FRAGS: [&str; 2] = ["xdp_service_frags", "xdp_service_veth_frags"];
 /// tc programs of the object. The last two are never attached.
-pub(crate) const TC: [&str; 6] =
-    ["tc_uplink_in", "tc_uplink_out", "tc_from_pod", "tc_to_pod", "explain_uplink", "explain_pod"];
+pub(crate) const TC: [&str; 7] = [
+    "tc_uplink_in",
+    "tc_uplink_out",
+    "tc_from_pod",
+    "tc_to_pod",
+    "tc_fragment_back",
+    "explain_uplink",
+    "explain_pod",
+];
 /// Socket hooks of the object.
 pub(crate) const SOCKET: [&str; 8] = [
     "sock_connect4",

@@ -3,8 +3,9 @@
 
 use std::ffi::{CString, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -195,4 +196,36 @@ pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the kernel reads `attr`, the one field of this command, and writes nothing.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a TAP interface that lives as long as its descriptor, in the caller's network namespace, and sets it up. `%d` in
+/// the name becomes the first free number; the name that came of it is returned.
+pub(crate) fn open_tap(name: &str) -> io::Result<(OwnedFd, String)> {
+    const TUNSETIFF: u64 = 0x4004_54ca;
+    let tap: OwnedFd = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")?
+        .into();
+    // SAFETY: plain numbers, of which all zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+    let ioctl = |fd: BorrowedFd<'_>, command: u64, request: &mut libc::ifreq| {
+        // SAFETY: each of the commands below reads and writes one `ifreq`, which outlives the call.
+        let done = unsafe { libc::ioctl(fd.as_raw_fd(), command as libc::Ioctl, std::ptr::from_mut(request)) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    ioctl(tap.as_fd(), TUNSETIFF, &mut request)?;
+    let name: Vec<u8> = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    // Nobody lives there who would want an address; where there is no IPv6, there is nothing to switch off.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as i16;
+    ioctl(socket.as_fd(), libc::SIOCSIFFLAGS, &mut request)?;
+    Ok((tap, name))
 }

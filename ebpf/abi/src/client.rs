@@ -79,7 +79,7 @@ pub struct FragmentKey {
     pub dst: V6,
     /// Identification; IPv4's stands in the first two bytes.
     pub id: [u8; 4],
-    /// IP protocol of the whole packet.
+    /// IP protocol of the whole packet; zero for IPv6, where it does not tell packets apart.
     pub proto: u8,
     /// Zero.
     pub pad: [u8; 3],

@@ -83,7 +83,8 @@ fn wrap<F: Family>(ctx: &TcContext, packet: &Packet<F>, endpoint: &F::Addr) -> i
     // SAFETY: plain numbers, of which all zero is a value.
     let mut found: FibLookup = unsafe { core::mem::zeroed() };
     match look_up::<F>(ctx, &source, endpoint, len, &mut found) {
-        Route::FOUND => {}
+        // What is sent from here is not forwarded.
+        Route::FOUND | Route::NOT_FORWARDED => {}
         Route::TOO_SMALL => return TOO_BIG + mtu(&found, len).saturating_sub(F::HEADER as i32),
         _ => {
             count(Counter::DropNoRoute);
@@ -180,14 +181,17 @@ impl Route {
     const FOUND: u32 = 0;
     /// There is one that it does not fit.
     const TOO_SMALL: u32 = 1;
+    /// The interface the packet came in by forwards nothing.
+    const NOT_FORWARDED: u32 = 2;
     /// There is none.
-    const NONE: u32 = 2;
+    const NONE: u32 = 3;
 }
 
 /// Looks for the route of a packet of `len` bytes; 0: of any.
 #[inline(always)]
 fn look_up<F: Family>(ctx: &TcContext, src: &F::Addr, dst: &F::Addr, len: u16, found: &mut FibLookup) -> u32 {
     const SUCCESS: i64 = 0;
+    const FORWARDING_DISABLED: i64 = 5;
     const NO_NEIGHBOUR: i64 = 7;
     const FRAG_NEEDED: i64 = 8;
     found.family = F::AF;
@@ -207,6 +211,7 @@ fn look_up<F: Family>(ctx: &TcContext, src: &F::Addr, dst: &F::Addr, len: u16, f
         SUCCESS | NO_NEIGHBOUR if node!(has_retval) == 0 && len > MTU && told(found) == len => Route::TOO_SMALL,
         SUCCESS | NO_NEIGHBOUR => Route::FOUND,
         FRAG_NEEDED => Route::TOO_SMALL,
+        FORWARDING_DISABLED => Route::NOT_FORWARDED,
         _ => Route::NONE,
     }
 }

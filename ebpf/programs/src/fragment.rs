@@ -24,7 +24,8 @@ fn key<F: Family>(packet: &Packet<F>) -> FragmentKey {
         src: F::mapped(packet.src),
         dst: F::mapped(packet.dst),
         id: packet.fragment_id,
-        proto: packet.proto,
+        // IPv6 tells packets apart without it (RFC 8200 §4.5), and what its fragment header names may be another header.
+        proto: if F::V6 { 0 } else { packet.proto },
         pad: [0; 3],
     }
 }

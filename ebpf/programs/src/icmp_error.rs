@@ -46,7 +46,7 @@ struct Ends<F: Family> {
 /// Translates an error, if it is about a flow of this hook. The steps are taken from here one after the other and not from
 /// each other, because all calls of a chain share one small stack.
 #[inline(always)]
-pub(crate) fn translate<F: Family>(ctx: &mut TcContext, packet: &Packet<F>, hook: Hook) -> i32 {
+pub(crate) fn translate<F: Family>(ctx: &TcContext, packet: &Packet<F>, hook: Hook) -> i32 {
     let mut ends = Ends::<F> { src: F::ZERO, dst: F::ZERO };
     match rewrite(ctx, packet, hook, &mut ends) {
         Next::TRANSMIT => route::transmit(ctx, packet, &ends.src, &ends.dst),
