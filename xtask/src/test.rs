@@ -27,7 +27,7 @@ const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
 const KERNELS: [&str; 2] = ["5.10", "7"];
 
 /// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
-const KERNEL: [&str; 2] = ["packet", "netns"];
+const KERNEL: [&str; 3] = ["packet", "netns", "sockets"];
 /// Tests of node daemons in network namespaces.
 const NODES: [&str; 2] = ["behaviour", "matrix"];
 /// The kubelet's tests against a real runtime.
@@ -69,7 +69,7 @@ impl Layer {
         match self {
             Self::Pure => names.clear(),
             Self::Packet => names.retain(|name| name == "packet"),
-            Self::Netns => names.retain(|name| name == "netns" || NODES.contains(&name.as_str())),
+            Self::Netns => names.retain(|name| name != "packet" && (kernel(name) || NODES.contains(&name.as_str()))),
             Self::Cluster => {
                 names.retain(|name| !kernel(name) && !NODES.contains(&name.as_str()));
                 names.push(RUNTIME.to_owned());
