@@ -10,6 +10,7 @@
 
 mod diag;
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -101,11 +102,18 @@ pub(crate) fn can_close() -> bool {
 }
 
 fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU64) {
-    let mut again: std::collections::VecDeque<(Instant, Work)> = std::collections::VecDeque::new();
+    let mut again: VecDeque<(Instant, Work)> = VecDeque::new();
     loop {
         let wait = again.front().map_or(Duration::MAX, |(when, _)| when.saturating_duration_since(Instant::now()));
         let (work, is_first) = match inbox.recv_timeout(wait) {
-            Ok(work) => (work, true),
+            Ok(mut work) => {
+                // What came while we were busy is done at one go.
+                for more in inbox.try_iter() {
+                    work.gone.extend(more.gone);
+                    work.pods = more.pods;
+                }
+                (work, true)
+            }
             Err(RecvTimeoutError::Timeout) => match again.pop_front() {
                 Some((_, work)) => (work, false),
                 None => continue,
@@ -124,7 +132,11 @@ fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU6
             tracing::info!(closed = report.closed, "sockets of removed endpoints were closed");
         }
         if is_first {
-            again.push_back((Instant::now() + SECOND_LOOK, work));
+            // TCP's endpoints are none for new sockets since the drain began.
+            let gone: Vec<_> = work.gone.into_iter().filter(|(_, proto)| *proto == proto::UDP).collect();
+            if !gone.is_empty() {
+                again.push_back((Instant::now() + SECOND_LOOK, Work { gone, pods: work.pods }));
+            }
         }
     }
 }
