@@ -21,7 +21,7 @@ use crate::report::{self, Outcome, Report, ReportError, Reporter};
 use crate::source::{Feed, Source, feed};
 
 pub mod decode;
-mod pause;
+
 mod stream;
 
 /// A connection that does not come about in this time is tried again.

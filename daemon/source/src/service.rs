@@ -31,6 +31,16 @@ pub enum Protocol {
     Sctp,
 }
 
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
 /// One Service with all its ports and endpoints. Headless and ExternalName services do not come this far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
@@ -68,6 +78,34 @@ pub enum Dsr {
     Ipip,
     /// By the hardware address of the endpoint's node, which must be on the link.
     L2,
+}
+
+/// A word that names no way of direct server return.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is none of off, ipip, l2")]
+pub struct UnknownDsr(String);
+
+impl std::str::FromStr for Dsr {
+    type Err = UnknownDsr;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDsr> {
+        match text {
+            "off" => Ok(Self::Off),
+            "ipip" => Ok(Self::Ipip),
+            "l2" => Ok(Self::L2),
+            other => Err(UnknownDsr(other.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Display for Dsr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Ipip => "ipip",
+            Self::L2 => "l2",
+        })
+    }
 }
 
 /// One port of a Service with the endpoints behind it.

@@ -72,6 +72,15 @@ pub struct Acknowledgement {
     pub rejected: Vec<Rejected>,
 }
 
+impl Acknowledgement {
+    /// Logs what was refused, for sources that have nobody to tell.
+    pub(crate) fn log(&self) {
+        for one in &self.rejected {
+            tracing::warn!(object = %one.object, error = one.reason, "refused; its last good form stays, if it had one");
+        }
+    }
+}
+
 /// A cell for the latest acknowledgement; an older one not yet sent merges into it.
 #[derive(Clone, Debug, Default)]
 pub struct Acknowledgements {

@@ -26,7 +26,7 @@ pub struct Update {
 }
 
 /// An object a node needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the kinds' own names")]
 pub enum Item {
     Service(Box<Service>),
@@ -79,6 +79,22 @@ pub enum ObjectName {
     Pod(String, String),
     ConfigMap(String, String),
     Secret(String, String),
+    /// No object but a file of manifests, which can be refused as one.
+    File(String),
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service(namespace, name) => write!(f, "Service {namespace}/{name}"),
+            Self::EndpointSlice(namespace, name) => write!(f, "EndpointSlice {namespace}/{name}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::Pod(namespace, name) => write!(f, "Pod {namespace}/{name}"),
+            Self::ConfigMap(namespace, name) => write!(f, "ConfigMap {namespace}/{name}"),
+            Self::Secret(namespace, name) => write!(f, "Secret {namespace}/{name}"),
+            Self::File(name) => write!(f, "file {name}"),
+        }
+    }
 }
 
 /// An object refused alone.

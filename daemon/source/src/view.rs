@@ -12,12 +12,15 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::env;
-use crate::join::{self, Front, Slice};
+use crate::join::{self, Front, Place, Slice};
 use crate::service::{Service, ServiceName};
 use crate::update::{Item, ObjectName, Rejected, Update};
 
 /// Namespace and name.
 type Key = (String, String);
+
+/// Label of a Node that says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Desired state of one node. Work per update is proportional to the update.
 #[derive(Debug, Default)]
@@ -28,9 +31,13 @@ pub struct View {
     /// To which Service a slice was last joined: a slice may change its label.
     slice_owners: FxHashMap<Key, ServiceName>,
     node: Option<Arc<Node>>,
+    /// The node's zone, for slices that hint at zones.
+    zone: Option<String>,
     pods: BTreeMap<Key, Arc<Pod>>,
     config_maps: BTreeMap<Key, Arc<ConfigMap>>,
     secrets: BTreeMap<Key, Arc<Secret>>,
+    /// What is refused at present: in its last form if it had a good one, or not there.
+    rejected: BTreeMap<ObjectName, Rejected>,
     /// Pieces of a snapshot that still lacks its last one.
     held: Option<Update>,
 }
@@ -147,6 +154,11 @@ impl View {
         self.secrets.get(&key(namespace, name)).cloned()
     }
 
+    /// What is refused at present, by name: each until it is put in a good form or removed.
+    pub fn rejected(&self) -> impl Iterator<Item = &Rejected> + '_ {
+        self.rejected.values()
+    }
+
     /// The `NAME_SERVICE_HOST`-style variables a pod of this namespace gets, in a stable order: services of the
     /// namespace when `service_links`, and always `kubernetes` of `default`.
     pub fn service_env(&self, namespace: &str, service_links: bool) -> Vec<(String, String)> {
@@ -175,6 +187,7 @@ impl View {
             .chain(self.pods.keys().cloned().map(|(namespace, name)| ObjectName::Pod(namespace, name)))
             .chain(self.config_maps.keys().cloned().map(|(namespace, name)| ObjectName::ConfigMap(namespace, name)))
             .chain(self.secrets.keys().cloned().map(|(namespace, name)| ObjectName::Secret(namespace, name)))
+            .chain(self.rejected.keys().cloned())
     }
 
     /// A snapshot as the delta from here: what it does not name is removed. What it names and could not be read stays.
@@ -191,13 +204,16 @@ impl View {
         let mut touched = BTreeSet::new();
         for item in delta.put {
             let object = item.name();
-            if let Err(reason) = self.put(item, &mut touched, &mut changes) {
-                changes.rejected.push(Rejected { object, reason });
+            match self.put(item, &mut touched, &mut changes) {
+                Ok(()) => drop(self.rejected.remove(&object)),
+                Err(reason) => changes.rejected.push(Rejected { object, reason }),
             }
         }
         for name in delta.removed {
+            self.rejected.remove(&name);
             self.remove(name, &mut touched, &mut changes);
         }
+        self.rejected.extend(changes.rejected.iter().map(|one| (one.object.clone(), one.clone())));
         for name in touched {
             if self.rejoin(&name) {
                 changes.services.insert(name);
@@ -226,6 +242,7 @@ impl View {
             }
             Item::Node(node) => {
                 changes.node |= self.node.as_deref() != Some(&*node);
+                self.move_to_zone(node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)), touched);
                 self.node = Some(node.into());
             }
             Item::Pod(pod) => put(&mut self.pods, key_of(&pod.metadata), pod, &mut changes.pods),
@@ -263,13 +280,27 @@ impl View {
                 }
             }
             ObjectName::EndpointSlice(namespace, name) => self.remove_slice(&(namespace, name), touched),
-            ObjectName::Node(name) => changes.node |= name == self.node_name && self.node.take().is_some(),
+            ObjectName::Node(name) if name == self.node_name => {
+                changes.node |= self.node.take().is_some();
+                self.move_to_zone(None, touched);
+            }
+            ObjectName::Node(_) | ObjectName::File(_) => {}
             ObjectName::Pod(namespace, name) => remove(&mut self.pods, (namespace, name), &mut changes.pods),
             ObjectName::ConfigMap(namespace, name) => {
                 remove(&mut self.config_maps, (namespace, name), &mut changes.config_maps);
             }
             ObjectName::Secret(namespace, name) => remove(&mut self.secrets, (namespace, name), &mut changes.secrets),
         }
+    }
+
+    /// Another zone makes other endpoints near: of the Services whose slices hint at zones.
+    fn move_to_zone(&mut self, zone: Option<&String>, touched: &mut BTreeSet<ServiceName>) {
+        if self.zone.as_ref() == zone {
+            return;
+        }
+        self.zone = zone.cloned();
+        let hinted = self.services.iter().filter(|(_, entry)| entry.slices.values().any(|slice| slice.has_zone_hints));
+        touched.extend(hinted.map(|(name, _)| name.clone()));
     }
 
     fn remove_slice(&mut self, key: &Key, touched: &mut BTreeSet<ServiceName>) {
@@ -283,7 +314,8 @@ impl View {
     /// Joins a Service anew; true if that changed its form.
     fn rejoin(&mut self, name: &ServiceName) -> bool {
         let Some(entry) = self.services.get_mut(name) else { return false };
-        let joined = entry.front.as_ref().map(|front| join::join(name, front, entry.slices.values()));
+        let place = Place { node: &self.node_name, zone: self.zone.as_deref() };
+        let joined = entry.front.as_ref().map(|front| join::join(name, front, entry.slices.values(), place));
         let changed = entry.joined.as_deref() != joined.as_ref();
         if changed {
             entry.joined = joined.map(Arc::new);

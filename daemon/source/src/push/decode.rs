@@ -31,8 +31,8 @@ pub fn update(message: v1::Update, first: bool) -> Update {
     update
 }
 
-/// What is refused, for an acknowledgement.
-pub(super) fn rejected(rejected: Rejected) -> v1::Rejected {
+/// What is refused, for an acknowledgement; `None` for what did not come from the control plane.
+pub(super) fn rejected(rejected: Rejected) -> Option<v1::Rejected> {
     let (kind, namespace, name) = match rejected.object {
         ObjectName::Service(namespace, name) => (v1::Kind::Service, namespace, name),
         ObjectName::EndpointSlice(namespace, name) => (v1::Kind::EndpointSlice, namespace, name),
@@ -40,9 +40,10 @@ pub(super) fn rejected(rejected: Rejected) -> v1::Rejected {
         ObjectName::Pod(namespace, name) => (v1::Kind::Pod, namespace, name),
         ObjectName::ConfigMap(namespace, name) => (v1::Kind::ConfigMap, namespace, name),
         ObjectName::Secret(namespace, name) => (v1::Kind::Secret, namespace, name),
+        ObjectName::File(_) => return None,
     };
     let object = v1::ObjectRef { kind: kind.into(), namespace, name };
-    v1::Rejected { object: Some(object), reason: rejected.reason }
+    Some(v1::Rejected { object: Some(object), reason: rejected.reason })
 }
 
 fn name(object: &v1::ObjectRef) -> Option<ObjectName> {
@@ -66,9 +67,10 @@ fn item(name: &ObjectName, json: &[u8]) -> Result<Item, String> {
         ObjectName::Pod(..) => Item::Pod(read(json)?),
         ObjectName::ConfigMap(..) => Item::ConfigMap(read(json)?),
         ObjectName::Secret(..) => Item::Secret(read(json)?),
+        ObjectName::File(..) => return Err("a file is no object".to_owned()),
     };
     let inside = item.name();
-    if inside == *name { Ok(item) } else { Err(format!("the object calls itself {inside:?}")) }
+    if inside == *name { Ok(item) } else { Err(format!("the object calls itself {inside}")) }
 }
 
 fn read<T: DeserializeOwned>(json: &[u8]) -> Result<Box<T>, String> {
@@ -107,7 +109,7 @@ mod tests {
             update.put.iter().map(Item::name).collect::<Vec<_>>(),
             [ObjectName::Service("default".into(), "good".into())]
         );
-        let refused: Vec<v1::Rejected> = update.rejected.into_iter().map(rejected).collect();
+        let refused: Vec<v1::Rejected> = update.rejected.into_iter().filter_map(rejected).collect();
         let names: Vec<&str> = refused.iter().flat_map(|one| &one.object).map(|object| object.name.as_str()).collect();
         assert_eq!(names, ["cut", "other", "pod"]);
         assert!(refused[1].reason.contains("stranger"), "{}", refused[1].reason);

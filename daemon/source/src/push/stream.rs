@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::{decode, describe, pause};
+use super::{decode, describe};
+use crate::pause;
 use crate::source::{Acknowledgement, Contact, FeedWriter};
 
 /// Messages to the control plane that may wait; acknowledgements merge before they come here.
@@ -162,7 +163,7 @@ impl Streams {
             return None;
         }
         self.resume = Resume { revision: given.revision, store_id: progress.store_id.clone() };
-        let rejected = given.rejected.into_iter().map(decode::rejected).collect();
+        let rejected = given.rejected.into_iter().filter_map(decode::rejected).collect();
         Some(v1::Ack { revision: given.revision, rejected })
     }
 

@@ -160,6 +160,48 @@ fn a_node_sees_only_itself() {
 }
 
 #[test]
+fn what_is_refused_is_known_until_it_is_put_well_or_removed() {
+    let mut view = View::new("n1");
+    let names = |view: &View| view.rejected().map(|one| one.object.to_string()).collect::<Vec<_>>();
+    let file = Rejected { object: ObjectName::File("a.yaml".into()), reason: "line 3".into() };
+    let put = vec![service("web", "nonsense"), service("bad", "nonsense"), service("good", "10.96.0.8")];
+    view.apply(Update { rejected: vec![file], ..delta(1, put, vec![]) });
+    assert_eq!(names(&view), ["Service default/bad", "Service default/web", "file a.yaml"]);
+    view.apply(delta(2, vec![service("web", "10.96.0.7")], vec![]));
+    assert_eq!(names(&view), ["Service default/bad", "file a.yaml"]);
+    view.apply(delta(3, vec![], vec![ObjectName::File("a.yaml".into())]));
+    assert_eq!(names(&view), ["Service default/bad"]);
+    view.apply(snapshot(4, true, true, vec![]));
+    assert_eq!(names(&view), Vec::<String>::new());
+}
+
+#[test]
+fn another_zone_makes_other_endpoints_near() {
+    let mut view = View::new("n1");
+    let node = |zone: &str| {
+        let object = json!({"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": zone}}});
+        Item::Node(serde_json::from_value(object).expect("a Node"))
+    };
+    let endpoint = |address: &str, zone: &str| json!({"addresses": [address], "hints": {"forZones": [{"name": zone}]}});
+    let object = json!({"metadata": {"namespace": "default", "name": "s", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"port": 8080}],
+        "endpoints": [endpoint("10.244.0.2", "east"), endpoint("10.244.0.3", "west")]});
+    let hinted = Item::EndpointSlice(serde_json::from_value(object).expect("an EndpointSlice"));
+    let near = |view: &View| {
+        let service = view.service(&named("web")).expect("joined");
+        service.ports[0].endpoints.iter().map(|one| one.near).collect::<Vec<_>>()
+    };
+    view.apply(delta(1, vec![service("web", "10.96.0.7"), hinted, service("plain", "10.96.0.8")], vec![]));
+    assert_eq!(near(&view), [true, true], "without a zone hints say nothing");
+    assert_eq!(services(&view.apply(delta(2, vec![node("east")], vec![]))), ["web"]);
+    assert_eq!(near(&view), [true, false]);
+    assert_eq!(services(&view.apply(delta(3, vec![node("west")], vec![]))), ["web"]);
+    assert_eq!(near(&view), [false, true]);
+    assert!(view.apply(delta(4, vec![node("west")], vec![])).services.is_empty());
+    assert_eq!(services(&view.apply(delta(5, vec![], vec![ObjectName::Node("n1".into())]))), ["web"]);
+}
+
+#[test]
 fn service_variables_are_those_of_the_namespace_and_the_api() {
     let mut view = View::new("n1");
     let mut headless = service("headless", "None");

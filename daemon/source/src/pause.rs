@@ -1,4 +1,4 @@
-//! How long to wait before a stream is opened again.
+//! How long to wait before contact is sought again.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// The pause after so many failures in a row: doubled each time, and between half and all of it by chance, so that
 /// the nodes of a cluster do not come back all at once.
-pub(super) fn pause(failures: u32, chance: u64) -> Duration {
+pub(crate) fn pause(failures: u32, chance: u64) -> Duration {
     let full = FIRST.saturating_mul(1 << failures.min(16)).min(LONGEST);
     let half = full / 2;
     let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).max(1);

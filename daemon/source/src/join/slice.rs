@@ -1,0 +1,132 @@
+//! What a slice says: whose endpoints, on which ports, in which condition, for whom and with which weight.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::check::{address, one_of, port, protocol, reachable};
+use super::{PROXY_NAME, family};
+use crate::service::{Protocol, ServiceName};
+
+/// Label of a slice that names its Service.
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label of a slice of a headless Service, which nobody proxies.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Annotation of a slice: `10.244.1.5=3,10.244.1.6=0`.
+pub(super) const WEIGHTS: &str = "fairlead.io/endpoint-weights";
+/// What an endpoint without a weight has, and the most one may have.
+const WEIGHT_DEFAULT: u16 = 1;
+const WEIGHT_MOST: u16 = 256;
+
+/// What one slice adds to its Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// Whose endpoints these are.
+    pub(crate) service: ServiceName,
+    /// Some endpoint is meant for a zone, so the node's own zone matters.
+    pub(crate) has_zone_hints: bool,
+    pub(super) is_ipv4: bool,
+    pub(super) ports: Vec<(String, Protocol, u16)>,
+    pub(super) endpoints: Vec<SliceEndpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SliceEndpoint {
+    pub(super) address: IpAddr,
+    pub(super) ready: bool,
+    pub(super) serving: bool,
+    pub(super) terminating: bool,
+    pub(super) local: bool,
+    pub(super) weight: u16,
+    pub(super) hint: Hint,
+}
+
+/// Whom an endpoint is meant for; empty says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hint {
+    pub(super) nodes: Vec<String>,
+    pub(super) zones: Vec<String>,
+}
+
+/// Reads a slice; `None` if it is no business of ours: of no Service, of a headless one, another proxy's, of names.
+pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, String> {
+    let Some(service) = owner(&slice.metadata) else { return Ok(None) };
+    if one_of("addressType", Some(&slice.address_type), &["IPv4", "IPv6", "FQDN"])? == "FQDN" {
+        return Ok(None);
+    }
+    let mut ports = Vec::new();
+    for one in slice.ports.iter().flatten() {
+        let protocol = protocol("ports[].protocol", one.protocol.as_deref())?;
+        // A port without a number stands for all ports, which no Service can ask for.
+        let Some(number) = one.port else { continue };
+        ports.push((one.name.clone().unwrap_or_default(), protocol, port("ports[].port", number)?));
+    }
+    let weights = weights(&slice.metadata)?;
+    let listed = slice.endpoints.as_deref().unwrap_or_default();
+    let mut endpoints = Vec::with_capacity(listed.len());
+    for one in listed {
+        let Some(text) = one.addresses.first() else { continue };
+        let address = reachable("endpoints[].addresses", text)?;
+        if family(address) != slice.address_type {
+            return Err(format!("endpoints[].addresses: `{text}` is not of addressType {}", slice.address_type));
+        }
+        let conditions = one.conditions.as_ref();
+        endpoints.push(SliceEndpoint {
+            address,
+            ready: conditions.and_then(|all| all.ready).unwrap_or(true),
+            serving: conditions.and_then(|all| all.serving).unwrap_or(true),
+            terminating: conditions.and_then(|all| all.terminating).unwrap_or(false),
+            local: one.node_name.as_deref() == Some(node),
+            weight: weights.get(&address).copied().unwrap_or(WEIGHT_DEFAULT),
+            hint: hint(one),
+        });
+    }
+    Ok(Some(Slice {
+        service,
+        has_zone_hints: endpoints.iter().any(|one| !one.hint.zones.is_empty()),
+        is_ipv4: slice.address_type == "IPv4",
+        ports,
+        endpoints,
+    }))
+}
+
+/// The Service whose endpoints we are to use.
+fn owner(metadata: &ObjectMeta) -> Option<ServiceName> {
+    let labels = metadata.labels.as_ref()?;
+    if labels.contains_key(PROXY_NAME) || labels.contains_key(HEADLESS) {
+        return None;
+    }
+    let name = labels.get(SERVICE_NAME).filter(|name| !name.is_empty())?.clone();
+    Some(ServiceName { namespace: metadata.namespace.clone().unwrap_or_default(), name })
+}
+
+fn hint(endpoint: &Endpoint) -> Hint {
+    let Some(hints) = &endpoint.hints else { return Hint::default() };
+    Hint {
+        nodes: hints.for_nodes.iter().flatten().map(|one| one.name.clone()).collect(),
+        zones: hints.for_zones.iter().flatten().map(|one| one.name.clone()).collect(),
+    }
+}
+
+/// The weights of the annotation. One for an address that the slice does not have is no error: endpoints come and go.
+fn weights(metadata: &ObjectMeta) -> Result<BTreeMap<IpAddr, u16>, String> {
+    let mut weights = BTreeMap::new();
+    let field = format!("metadata.annotations[{WEIGHTS}]");
+    let text = metadata.annotations.as_ref().and_then(|all| all.get(WEIGHTS));
+    for entry in text.into_iter().flat_map(|text| text.split(',')).map(str::trim).filter(|entry| !entry.is_empty()) {
+        let Some((left, right)) = entry.split_once('=') else {
+            return Err(format!("{field}: `{entry}` is not ADDRESS=WEIGHT"));
+        };
+        let address = address(&field, left.trim())?;
+        let weight = right.trim().parse().ok().filter(|weight| *weight <= WEIGHT_MOST);
+        let Some(weight) = weight else {
+            return Err(format!("{field}: the weight in `{entry}` is not between 0 and {WEIGHT_MOST}"));
+        };
+        if weights.insert(address, weight).is_some() {
+            return Err(format!("{field}: {address} is there twice"));
+        }
+    }
+    Ok(weights)
+}
