@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use fairlead_api::registry;
 use fairlead_api::status::Status;
 use fairlead_informer::{Key, Queue};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use self::plan::{Action, plan};
@@ -42,7 +43,20 @@ pub(crate) fn start(shared: &Arc<Shared>) {
             }
         }
     });
+    // A node that moves to another zone takes its endpoints along.
+    shared.caches.nodes.on_change({
+        let (queue, services) = (queue.clone(), shared.caches.services.clone());
+        move |change| {
+            if change.old.as_deref().and_then(zone) != change.new.as_deref().and_then(zone) {
+                services.all().iter().for_each(|service| queue.add(meta::key(&service.metadata)));
+            }
+        }
+    });
     shared.spawn("endpointslice", WORKERS, queue, SliceLoop { shared: shared.clone() });
+}
+
+fn zone(node: &Node) -> Option<&String> {
+    node.metadata.labels.as_ref()?.get(ZONE)
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
@@ -66,11 +80,11 @@ impl Loop for SliceLoop {
         let Some(pods) = backends::pods(&self.shared, &service) else { return Ok(None) };
         let slices = caches.slices_of_service(&key.namespace, &key.name).into_iter();
         let slices: Vec<_> = slices.filter(|slice| is_ours(slice) && !meta::is_terminating(&slice.metadata)).collect();
-        let zone = |node: &str| caches.nodes.get(&Key::new("", node))?.metadata.labels.as_ref()?.get(ZONE).cloned();
+        let zone_of = |node: &str| zone(caches.nodes.get(&Key::new("", node))?.as_ref()).cloned();
         let pods: Vec<_> = pods
             .into_iter()
             .map(|one| {
-                let zone = zone(pod::node(&one));
+                let zone = zone_of(pod::node(&one));
                 (one, zone)
             })
             .collect();

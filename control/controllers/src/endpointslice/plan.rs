@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use fairlead_api::registry;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::MANAGED_BY;
@@ -186,6 +188,7 @@ fn endpoint(service: &Service, one: &Pod, zone: Option<&str>, family: Family) ->
     let serving = pod::is_ready(one);
     let terminating = meta::is_terminating(&one.metadata);
     let ready = backends::publishes_unready(service) || (serving && !terminating);
+    let node = Some(pod::node(one)).filter(|name| !name.is_empty());
     Some(Endpoint {
         addresses: vec![address.to_owned()],
         conditions: Some(EndpointConditions {
@@ -194,10 +197,22 @@ fn endpoint(service: &Service, one: &Pod, zone: Option<&str>, family: Family) ->
             terminating: Some(terminating),
         }),
         hostname: backends::hostname(service, one),
-        node_name: Some(pod::node(one)).filter(|name| !name.is_empty()).map(str::to_owned),
+        hints: if ready { hints(service, node, zone) } else { None },
+        node_name: node.map(str::to_owned),
         target_ref: Some(backends::reference(one)),
         zone: zone.map(str::to_owned),
         ..Endpoint::default()
+    })
+}
+
+/// Whom `trafficDistribution` means an endpoint for: those of its zone, and of its node before them.
+fn hints(service: &Service, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let wanted = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref())?;
+    let node = node.filter(|_| wanted == "PreferSameNode");
+    let zone = zone.filter(|_| ["PreferSameNode", "PreferSameZone", "PreferClose"].contains(&wanted));
+    (node.is_some() || zone.is_some()).then(|| EndpointHints {
+        for_nodes: node.map(|name| vec![ForNode { name: name.to_owned() }]),
+        for_zones: zone.map(|name| vec![ForZone { name: name.to_owned() }]),
     })
 }
 

@@ -165,3 +165,28 @@ fn pods_without_an_address_are_left_out() {
     let slices = apply(&[], plan(&service(json!({})), &[(one, zone)], &[]));
     assert_eq!(sizes(&slices), [0]);
 }
+
+#[test]
+fn traffic_distribution_becomes_hints_of_ready_endpoints() {
+    let check = |wanted: &str, expected: Value| {
+        let service = service(json!({"trafficDistribution": wanted}));
+        let pods = [pod(1, 8080, true, false), pod(2, 8080, false, false)];
+        let slices = apply(&[], plan(&service, &pods, &[]));
+        let hints: Vec<Value> =
+            slices[0].endpoints.iter().flatten().map(|end| serde_json::to_value(&end.hints).unwrap()).collect();
+        assert_eq!(hints, [expected, Value::Null], "{wanted}");
+        assert_eq!(plan(&service, &pods, &slices), [], "{wanted}: hints once written are no reason to write");
+    };
+    check("PreferClose", json!({"forZones": [{"name": "zone-a"}]}));
+    check("PreferSameZone", json!({"forZones": [{"name": "zone-a"}]}));
+    check("PreferSameNode", json!({"forNodes": [{"name": "n"}], "forZones": [{"name": "zone-a"}]}));
+    check("Elsewhere", Value::Null);
+}
+
+#[test]
+fn unready_addresses_that_are_to_be_published_are_ready() {
+    let service = service(json!({"publishNotReadyAddresses": true}));
+    let slices = apply(&[], plan(&service, &[pod(1, 8080, false, false)], &[]));
+    let conditions = slices[0].endpoints.iter().flatten().next().and_then(|end| end.conditions.clone()).unwrap();
+    assert_eq!((conditions.ready, conditions.serving), (Some(true), Some(false)));
+}
