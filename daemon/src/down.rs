@@ -4,6 +4,8 @@
 //!
 //! The control plane's data and the runtime's images stay, unless `--purge` asks for the whole directory.
 
+mod proxy;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,9 @@ pub(crate) struct DownArguments {
     /// Remove the whole data directory: the cluster's objects, its authority and the images too.
     #[arg(long)]
     purge: bool,
+    /// Directory of a service proxy alone: end and remove that, and nothing else.
+    #[arg(long, value_name = "DIR", conflicts_with = "purge")]
+    state_dir: Option<PathBuf>,
 }
 
 /// Where containerd's CNI library remembers results; it cannot be told otherwise.
@@ -40,6 +45,9 @@ const RUNTIME_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Removes it all.
 pub(crate) async fn run(arguments: DownArguments) -> Result<()> {
+    if let Some(dir) = &arguments.state_dir {
+        return proxy::run(dir).await;
+    }
     let layout = Layout::new(&arguments.data_dir.path)?;
     if !layout.dir().exists() {
         println!("nothing to do: {} does not exist", layout.dir().display());

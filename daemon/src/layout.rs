@@ -5,31 +5,66 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Version of the layout and of what lies in it; another version is refused rather than guessed at.
-const VERSION: &str = "1";
+/// What a directory belongs to. Its file `version` says so, and a directory of the other kind is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A cluster of `fairlead up`.
+    Cluster,
+    /// A service proxy alone, of `fairlead node --proxy-only`.
+    Proxy,
+}
+
+impl Kind {
+    /// Version of the layout and of what lies in it; another version is refused rather than guessed at.
+    fn version(self) -> &'static str {
+        match self {
+            Self::Cluster => "1",
+            Self::Proxy => "proxy 1",
+        }
+    }
+
+    /// How the directory is given on the command line.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Cluster => "--data-dir",
+            Self::Proxy => "--state-dir",
+        }
+    }
+}
 
 /// The longest path below the directory that has to fit a Unix socket's address, with room for the kernel's limit of 107.
 const LONGEST_DIR: usize = 72;
 
-/// The paths of one data directory.
+/// The paths of one data directory, or of the state directory of a proxy, which has the few that it needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     dir: PathBuf,
+    kind: Kind,
 }
 
 impl Layout {
     /// For a directory that need not exist yet. Links are resolved as far as it does, so that one cluster has one name.
     pub(crate) fn new(dir: &Path) -> Result<Self> {
-        let absolute = std::path::absolute(dir).with_context(|| format!("no data directory: {}", dir.display()))?;
+        Self::of(dir, Kind::Cluster)
+    }
+
+    /// The same for the state directory of a proxy.
+    pub(crate) fn proxy(dir: &Path) -> Result<Self> {
+        Self::of(dir, Kind::Proxy)
+    }
+
+    fn of(dir: &Path, kind: Kind) -> Result<Self> {
+        let absolute = std::path::absolute(dir).with_context(|| format!("no directory: {}", dir.display()))?;
         let dir = absolute.canonicalize().unwrap_or(absolute);
         if dir.as_os_str().len() > LONGEST_DIR {
             bail!(
-                "data directory {} is too long for the sockets in it ({} characters, at most {LONGEST_DIR}): choose a shorter --data-dir",
+                "directory {} is too long for the sockets in it ({} characters, at most {LONGEST_DIR}): choose a shorter {}",
                 dir.display(),
-                dir.as_os_str().len()
+                dir.as_os_str().len(),
+                kind.flag()
             );
         }
-        Ok(Self { dir })
+        Ok(Self { dir, kind })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -47,6 +82,11 @@ impl Layout {
 
     pub(crate) fn pid_file(&self, process: &str) -> PathBuf {
         self.dir.join("run").join(format!("{process}.pid"))
+    }
+
+    /// In which network namespace the daemon works, for `down`: the inode's number.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        self.dir.join("run/netns")
     }
 
     /// What the last `up` was told, for `down`.
@@ -124,11 +164,13 @@ impl Layout {
     pub(crate) fn check(&self) -> Result<()> {
         let file = self.dir.join("version");
         match std::fs::read_to_string(&file) {
-            Ok(text) if text.trim() == VERSION => Ok(()),
+            Ok(text) if text.trim() == self.kind.version() => Ok(()),
             Ok(text) => bail!(
-                "{} holds data of version {}, this fairlead works with version {VERSION}: use the release that made it, or another --data-dir",
+                "{} holds data of version {}, and what is wanted is version {}: use the release that made it, or another {}",
                 self.dir.display(),
-                text.trim()
+                text.trim(),
+                self.kind.version(),
+                self.kind.flag()
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.check_empty(),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
@@ -140,24 +182,33 @@ impl Layout {
             Ok(mut entries) => match entries.next() {
                 None => Ok(()),
                 Some(_) => bail!(
-                    "{} is not empty and is no data directory of fairlead (it has no file `version`): choose another --data-dir",
-                    self.dir.display()
+                    "{} is not empty and is no directory of fairlead (it has no file `version`): choose another {}",
+                    self.dir.display(),
+                    self.kind.flag()
                 ),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("cannot use {} as data directory", self.dir.display())),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot use {} as {}", self.dir.display(), self.kind.flag()))
+            }
         }
     }
 
     /// Makes the directories that processes expect.
     pub(crate) fn create(&self) -> Result<()> {
-        for dir in ["run", "control", "node", "containerd", "cni/conf", "cni/bin", "network", "bpf", "logs", "pods"] {
+        let dirs: &[&str] = match self.kind {
+            Kind::Cluster => {
+                &["run", "control", "node", "containerd", "cni/conf", "cni/bin", "network", "bpf", "logs", "pods"]
+            }
+            Kind::Proxy => &["run", "bpf"],
+        };
+        for dir in dirs {
             let path = self.dir.join(dir);
             std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         }
         let version = self.dir.join("version");
         if !version.exists() {
-            std::fs::write(&version, format!("{VERSION}\n"))
+            std::fs::write(&version, format!("{}\n", self.kind.version()))
                 .with_context(|| format!("cannot write {}", version.display()))?;
         }
         Ok(())

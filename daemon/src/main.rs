@@ -8,12 +8,14 @@
 mod admin;
 mod cni;
 mod down;
+mod explain;
 mod image;
 mod layout;
 mod logging;
 mod mounts;
 mod node;
 mod preflight;
+mod privileges;
 mod process;
 mod progress;
 mod status;
@@ -47,6 +49,8 @@ enum Command {
     Image(image::ImageCommand),
     /// Show what the node daemon is and does.
     Status(status::StatusArguments),
+    /// Tell what would become of a packet, and why: the services and flows it meets, and the endpoint it gets.
+    Explain(explain::ExplainArguments),
     /// Check that this machine has what a node needs, and change nothing.
     Preflight(preflight::PreflightArguments),
 }
@@ -57,6 +61,25 @@ struct DataDir {
     /// Data directory: all state, logs, sockets and mounts of the cluster are below it.
     #[arg(long = "data-dir", value_name = "DIR", default_value = "/var/lib/fairlead", env = "FAIRLEAD_DATA_DIR")]
     path: PathBuf,
+}
+
+/// The daemon that is asked: that of a cluster, or a service proxy alone.
+#[derive(Clone, Debug, clap::Args)]
+struct Daemon {
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// Directory of a service proxy alone (`fairlead node --proxy-only`), instead of a data directory.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Daemon {
+    fn layout(&self) -> anyhow::Result<layout::Layout> {
+        match &self.state_dir {
+            Some(dir) => layout::Layout::proxy(dir),
+            None => layout::Layout::new(&self.data_dir.path),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -80,16 +103,22 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
+    // Capabilities are a thread's own: what the daemon gives up it has to give up before there are others.
+    let prepared = match &command {
+        Command::Node(arguments) => Some(node::prepare(arguments)?),
+        _ => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        match command {
-            Command::Up(arguments) => up::run(arguments).await,
-            Command::Down(arguments) => down::run(arguments).await,
-            Command::Node(arguments) => node::run(arguments).await,
-            Command::Image(command) => image::run(command).await,
-            Command::Status(arguments) => status::run(arguments).await,
-            Command::Preflight(arguments) => preflight::run(arguments).await,
-            Command::Cni => Ok(()),
+        match (command, prepared) {
+            (Command::Node(arguments), Some(prepared)) => node::run(arguments, prepared).await,
+            (Command::Up(arguments), _) => up::run(arguments).await,
+            (Command::Down(arguments), _) => down::run(arguments).await,
+            (Command::Image(command), _) => image::run(command).await,
+            (Command::Status(arguments), _) => status::run(arguments).await,
+            (Command::Explain(arguments), _) => explain::run(arguments).await,
+            (Command::Preflight(arguments), _) => preflight::run(arguments).await,
+            (Command::Cni | Command::Node(_), _) => Ok(()),
         }
     });
     // A blocking call that hangs (a runtime that does not answer) must not hold the process back.

@@ -1,14 +1,101 @@
 //! The BPF file system below the data directory, and whatever else is mounted there.
+//!
+//! A mount ends with the mount namespace it was made in, and what is pinned in a BPF file system ends with its last mount.
+//! `ip netns exec` gives each command a mount namespace of its own: a daemon started so would take the data path along
+//! when it ends, and no later command would see its pins. Hence [`lasting_bpffs`] mounts where process 1 sees it, and
+//! works there through a file descriptor.
 
+use std::fs::File;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 /// Mount points at or below `dir`, deepest first.
 pub(crate) fn below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    Ok(parse(&text, dir))
+    Ok(parse(&mountinfo()?, dir))
+}
+
+/// Of the calling thread's mount namespace.
+fn mountinfo() -> Result<String> {
+    std::fs::read_to_string("/proc/thread-self/mountinfo").context("cannot read /proc/thread-self/mountinfo")
+}
+
+/// Runs `work` in the mount namespace of process 1, if that is another one and `dir` is the same directory there.
+pub(crate) fn lasting<T: Send>(dir: &Path, work: impl FnOnce() -> Result<T> + Send) -> Option<Result<T>> {
+    let namespace = other_namespace(dir)?;
+    Some(std::thread::scope(|scope| {
+        let inside = scope.spawn(move || {
+            // A thread that shares its working directory with others may not enter a mount namespace.
+            unshare(CloneFlags::CLONE_FS).context("cannot leave this process's working directory")?;
+            setns(namespace, CloneFlags::CLONE_NEWNS).context("cannot enter the mount namespace of process 1")?;
+            work()
+        });
+        inside.join().unwrap_or_else(|_| bail!("the thread that works in another mount namespace panicked"))
+    }))
+}
+
+fn other_namespace(dir: &Path) -> Option<File> {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    if std::fs::read_link("/proc/1/ns/mnt").ok()? == std::fs::read_link("/proc/self/ns/mnt").ok()? {
+        return None;
+    }
+    let there = Path::new("/proc/1/root").join(dir.strip_prefix("/").ok()?);
+    (identity(&there)? == identity(dir)?).then_some(())?;
+    File::open("/proc/1/ns/mnt").ok()
+}
+
+/// Mounts a BPF file system on `name` below `dir`, unless one is there, so that it outlives this process. The path to
+/// reach it by is good in this process alone.
+pub(crate) fn lasting_bpffs(dir: &Path, name: &str) -> Result<PathBuf> {
+    let point = dir.join(name);
+    match lasting(dir, || bpffs(&point).and_then(|()| directory(&point))) {
+        None => bpffs(&point).map(|()| point),
+        Some(opened) => {
+            let opened = opened?;
+            if below(&point)?.contains(&point) {
+                return Ok(point);
+            }
+            Ok(reach(opened))
+        }
+    }
+}
+
+/// Where cgroup v2 is mounted: alone, or beside v1; where a later mount hides it, as process 1 sees it.
+pub(crate) fn cgroup_root() -> Option<PathBuf> {
+    let here = || parse_cgroup(&mountinfo().ok()?).filter(|root| is_cgroup(root));
+    here().or_else(|| {
+        let opened = lasting(Path::new("/proc"), || Ok(here().and_then(|root| directory(&root).ok())));
+        opened?.ok()?.map(reach)
+    })
+}
+
+fn is_cgroup(dir: &Path) -> bool {
+    statfs(dir).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+fn parse_cgroup(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = before.split(' ').nth(4)?;
+        after.starts_with("cgroup2 ").then(|| unescape(point))
+    })
+}
+
+fn directory(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// A path to an open directory, for as long as this process lives.
+fn reach(directory: OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.into_raw_fd()))
 }
 
 /// Mounts a BPF file system, unless one is there.

@@ -6,6 +6,8 @@ use anyhow::{Result, bail};
 use caps::{CapSet, Capability};
 use fairlead_datapath::{Finding, FindingState};
 
+use crate::mounts;
+
 /// Arguments of `fairlead preflight`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PreflightArguments {
@@ -26,6 +28,14 @@ const CAPABILITIES: [(Capability, &str); 10] = [
     (Capability::CAP_KILL, "ending containers of other users"),
     (Capability::CAP_MKNOD, "device files in containers"),
     (Capability::CAP_SYS_CHROOT, "entering containers' file systems"),
+];
+
+/// What a service proxy needs at start; it gives up more than these as soon as it has begun.
+const PROXY_CAPABILITIES: [(Capability, &str); 4] = [
+    (Capability::CAP_BPF, "loading BPF programs and maps"),
+    (Capability::CAP_NET_ADMIN, "attaching programs to interfaces"),
+    (Capability::CAP_PERFMON, "BPF programs that read kernel memory"),
+    (Capability::CAP_SYS_ADMIN, "mounting a BPF file system, and the pods' network namespaces"),
 ];
 
 /// One thing looked at.
@@ -85,7 +95,16 @@ pub(crate) fn privileges() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("a node needs root (it loads BPF programs and makes interfaces): run it with sudo");
     }
-    let missing: Vec<String> = CAPABILITIES
+    require(&CAPABILITIES)
+}
+
+/// The same for a service proxy alone, which need not be root if it has the capabilities.
+pub(crate) fn proxy_privileges() -> Result<()> {
+    require(&PROXY_CAPABILITIES)
+}
+
+fn require(needed: &[(Capability, &str)]) -> Result<()> {
+    let missing: Vec<String> = needed
         .iter()
         .filter(|(capability, _)| !has(*capability))
         .map(|(capability, purpose)| format!("{capability} ({purpose})"))
@@ -116,7 +135,7 @@ pub(crate) fn kernel() -> Result<()> {
 /// what counts here.
 fn findings() -> Vec<Finding> {
     const FILE_SYSTEM: &str = "BPF file system";
-    let config = fairlead_datapath::Config::new(PathBuf::new(), cgroup_root().unwrap_or_default());
+    let config = fairlead_datapath::Config::new(PathBuf::new(), mounts::cgroup_root().unwrap_or_default());
     let mut findings = fairlead_datapath::preflight(&config);
     findings.retain(|finding| finding.name != FILE_SYSTEM);
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -127,16 +146,6 @@ fn findings() -> Vec<Finding> {
         detail: "since Linux 4.4; a kernel with CONFIG_BPF_SYSCALL".to_owned(),
     });
     findings
-}
-
-/// Where cgroup v2 is mounted: alone, or beside v1.
-pub(crate) fn cgroup_root() -> Option<PathBuf> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    text.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let point = before.split(' ').nth(4)?;
-        after.starts_with("cgroup2 ").then(|| PathBuf::from(point))
-    })
 }
 
 fn has(capability: Capability) -> bool {

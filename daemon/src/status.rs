@@ -4,13 +4,13 @@ use anyhow::{Context, Result};
 use fairlead_proto::admin::v1::StatusRequest;
 
 use crate::layout::Layout;
-use crate::{DataDir, admin};
+use crate::{Daemon, admin};
 
 /// Arguments of `fairlead status`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArguments {
     #[command(flatten)]
-    data_dir: DataDir,
+    daemon: Daemon,
     /// How to print it.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -24,7 +24,7 @@ enum Output {
 
 /// Asks and prints.
 pub(crate) async fn run(arguments: StatusArguments) -> Result<()> {
-    let layout = Layout::new(&arguments.data_dir.path)?;
+    let layout = arguments.daemon.layout()?;
     let facts = facts(&layout).await?;
     match arguments.output {
         Output::Json => {

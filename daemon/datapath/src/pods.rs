@@ -102,6 +102,11 @@ impl Datapath {
         Ok(record)
     }
 
+    /// Pods attached now.
+    pub fn pods(&self) -> impl Iterator<Item = &PodInterface> {
+        self.pods.values()
+    }
+
     /// Host-side interfaces of the pods attached.
     pub(crate) fn pod_interfaces(&self) -> Vec<(String, u32)> {
         self.pods.values().map(|pod| (pod.name.clone(), pod.ifindex)).collect()

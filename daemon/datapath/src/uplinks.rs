@@ -107,7 +107,7 @@ impl Datapath {
     }
 
     /// Addresses of the node: those configured and those of its uplinks.
-    pub(crate) fn node_addresses(&self) -> Vec<IpAddr> {
+    pub fn node_addresses(&self) -> Vec<IpAddr> {
         let uplinks = self.uplinks.values().flat_map(|uplink| uplink.addresses.iter().copied());
         let all: BTreeSet<IpAddr> = self.config.node_addresses.iter().copied().chain(uplinks).collect();
         all.into_iter().collect()

@@ -1,7 +1,7 @@
 //! What the runtime asks through the CNI plugin: pod interfaces, and the data path attached to each before the runtime
 //! hears of it, so that a pod's first process already finds its Services.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,14 +9,10 @@ use anyhow::{Context, Result};
 use fairlead_datapath::Datapath;
 use fairlead_network::cni::{self, Call, CniError, Code};
 use fairlead_network::{Network, PodInterface};
-use fairlead_proto::admin::v1::admin_server::Admin;
-use fairlead_proto::admin::v1::{CniReply, CniRequest, StatusReply, StatusRequest};
 use ipnet::Ipv4Net;
 use tokio::sync::{Mutex, watch};
-use tonic::{Response, Status};
 
 use super::engine::chain;
-use super::facts::Facts;
 
 /// What the pod network needs once its addresses are known.
 #[derive(Clone, Debug)]
@@ -108,7 +104,8 @@ impl PodNetwork {
         self.inner.config.state_dir.join("pod-cidr")
     }
 
-    async fn answer(&self, call: &Call) -> Result<Vec<u8>, CniError> {
+    /// Answers one call of the CNI plugin.
+    pub(super) async fn answer(&self, call: &Call) -> Result<Vec<u8>, CniError> {
         let version = cni::version(&call.config)?;
         let request = cni::request(call)?;
         let network =
@@ -154,52 +151,12 @@ impl PodNetwork {
     }
 }
 
-/// The admin socket's service.
-#[derive(Debug)]
-pub(super) struct AdminService {
-    network: PodNetwork,
-    facts: Facts,
-}
-
-impl AdminService {
-    pub(super) fn new(network: PodNetwork, facts: Facts) -> Self {
-        Self { network, facts }
-    }
-}
-
-#[tonic::async_trait]
-impl Admin for AdminService {
-    async fn cni(&self, request: tonic::Request<CniRequest>) -> Result<Response<CniReply>, Status> {
-        let request = request.into_inner();
-        let call = Call {
-            command: request.command,
-            container_id: request.container_id,
-            netns: request.netns,
-            ifname: request.ifname,
-            args: request.args,
-            config: request.config.to_vec(),
-        };
-        let version = cni::version(&call.config).unwrap_or_else(|_| "1.0.0".to_owned());
-        Ok(Response::new(match self.network.answer(&call).await {
-            Ok(json) => CniReply { json: json.into(), failed: false },
-            Err(error) => {
-                tracing::warn!(command = %call.command, args = %call.args, error = %error, "CNI call failed");
-                CniReply { json: error.json(&version).into(), failed: true }
-            }
-        }))
-    }
-
-    async fn status(&self, _request: tonic::Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        Ok(Response::new(StatusReply { facts: self.facts.collect().await }))
-    }
-}
-
 /// The same interface in the data path's words.
 fn to_datapath(pod: &PodInterface) -> fairlead_datapath::PodInterface {
     fairlead_datapath::PodInterface {
         name: pod.host_interface.clone(),
         ifindex: pod.ifindex,
-        address: pod.address,
+        addresses: vec![IpAddr::V4(pod.address)],
         mac: pod.mac,
         netns_cookie: pod.netns_cookie.unwrap_or(0),
     }
