@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod harness;
+pub mod model;
 mod privilege;
 mod wait;
 
