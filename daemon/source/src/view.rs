@@ -5,6 +5,7 @@
 //! contact, a snapshot that says what is known already changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node, Pod, Secret};
@@ -142,6 +143,23 @@ impl View {
     /// Every pod bound to this node.
     pub fn pods(&self) -> impl Iterator<Item = Arc<Pod>> + '_ {
         self.pods.values().cloned()
+    }
+
+    /// The addresses of a pod of any node: as the Pod says, or as the slices do where Pods are not known. Looks through
+    /// every slice of the namespace.
+    pub fn pod_addresses(&self, namespace: &str, name: &str) -> Vec<IpAddr> {
+        let status = self.pods.get(&key(namespace, name)).and_then(|pod| pod.status.as_ref());
+        let listed = status.into_iter().flat_map(|status| status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()));
+        let said =
+            listed.chain(status.and_then(|status| status.pod_ip.as_deref())).filter_map(|text| text.parse().ok());
+        let mut addresses: BTreeSet<IpAddr> = said.collect();
+        if addresses.is_empty() {
+            let first = ServiceName { namespace: namespace.to_owned(), name: String::new() };
+            let own = self.services.range(first..).take_while(|(owner, _)| owner.namespace == namespace);
+            let slices = own.flat_map(|(_, entry)| entry.slices.values());
+            addresses.extend(slices.filter_map(|slice| slice.address_of(name)));
+        }
+        addresses.into_iter().collect()
     }
 
     /// A ConfigMap used by a pod of this node.

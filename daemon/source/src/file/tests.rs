@@ -313,10 +313,11 @@ async fn a_watched_directory_tells_of_its_changes() {
     assert!(feed.updates.try_recv().is_err(), "and nothing is removed");
     fs::create_dir(directory.path()).expect("made again");
     write("d.yaml", &service("d", "10.96.0.4"));
-    let update =
-        tokio::time::timeout(Duration::from_secs(20), feed.updates.recv()).await.expect("in time").expect("an update");
-    view.apply(update);
-    assert_eq!(view.services().map(|one| one.name.name.clone()).collect::<Vec<_>>(), ["d"]);
+    // What was in the old one is missed a moment later.
+    while view.services().map(|one| one.name.name.clone()).collect::<Vec<_>>() != ["d"] {
+        let update = tokio::time::timeout(Duration::from_secs(20), feed.updates.recv()).await;
+        view.apply(update.expect("in time").expect("an update"));
+    }
     shutdown.cancel();
     tasks.close();
     tasks.wait().await;

@@ -41,6 +41,15 @@ pub(super) struct SliceEndpoint {
     pub(super) local: bool,
     pub(super) weight: u16,
     pub(super) hint: Hint,
+    /// The pod it is, of the slice's namespace.
+    pod: Option<String>,
+}
+
+impl Slice {
+    /// The address that a pod has here.
+    pub(crate) fn address_of(&self, pod: &str) -> Option<IpAddr> {
+        self.endpoints.iter().find(|one| one.pod.as_deref() == Some(pod)).map(|one| one.address)
+    }
 }
 
 /// Whom an endpoint is meant for; empty says nothing.
@@ -81,6 +90,7 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
             local: one.node_name.as_deref() == Some(node),
             weight: weights.get(&address).copied().unwrap_or(WEIGHT_DEFAULT),
             hint: hint(one),
+            pod: pod(one),
         });
     }
     Ok(Some(Slice {
@@ -108,6 +118,11 @@ fn hint(endpoint: &Endpoint) -> Hint {
         nodes: hints.for_nodes.iter().flatten().map(|one| one.name.clone()).collect(),
         zones: hints.for_zones.iter().flatten().map(|one| one.name.clone()).collect(),
     }
+}
+
+fn pod(endpoint: &Endpoint) -> Option<String> {
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    target.name.clone()
 }
 
 /// The weights of the annotation. One for an address that the slice does not have is no error: endpoints come and go.

@@ -202,6 +202,24 @@ fn another_zone_makes_other_endpoints_near() {
 }
 
 #[test]
+fn a_pods_addresses_are_its_own_word_or_that_of_slices() {
+    let mut view = View::new("n1");
+    let object = json!({"metadata": {"namespace": "default", "name": "s", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"port": 8080}],
+        "endpoints": [{"addresses": ["10.244.0.2"], "targetRef": {"kind": "Pod", "name": "p"}}, {"addresses": ["10.244.0.3"]}]});
+    view.apply(delta(1, vec![Item::EndpointSlice(serde_json::from_value(object).expect("an EndpointSlice"))], vec![]));
+    let addresses = |view: &View, namespace: &str| {
+        view.pod_addresses(namespace, "p").iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(&view, "default"), ["10.244.0.2"]);
+    assert_eq!(addresses(&view, "shop"), Vec::<String>::new());
+    let object = json!({"metadata": {"namespace": "default", "name": "p"},
+        "status": {"podIP": "10.244.0.9", "podIPs": [{"ip": "10.244.0.9"}, {"ip": "fd00::9"}]}});
+    view.apply(delta(2, vec![Item::Pod(serde_json::from_value(object).expect("a Pod"))], vec![]));
+    assert_eq!(addresses(&view, "default"), ["10.244.0.9", "fd00::9"]);
+}
+
+#[test]
 fn service_variables_are_those_of_the_namespace_and_the_api() {
     let mut view = View::new("n1");
     let mut headless = service("headless", "None");
