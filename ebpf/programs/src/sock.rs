@@ -15,10 +15,10 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use fairlead_abi::{Backend, Counter, Pod, Range, ServiceValue, SocketKey, SocketValue, V6, mapped, proto};
+use fairlead_abi::{Backend, Counter, Pod, ServiceValue, SocketKey, SocketValue, V6, mapped, proto};
 
 use crate::family::{Family, Ip4, Ip6};
-use crate::maps::{self, BACKENDS, GROUPS, NETNS, SLOTS, SOCKETS, TURNS, count, node};
+use crate::maps::{self, GROUPS, NETNS, SOCKETS, count, node};
 use crate::service;
 use context::{Context, Ctx4, Ctx6, Name, is_mapped, is_zero};
 
@@ -204,39 +204,23 @@ fn choose(found: ServiceValue, client: &Client, v4: bool) -> Option<(u32, &'stat
         };
         (range, core::ptr::read_volatile(&raw const (*group).affinity))
     };
+    let turn = found.group * 2 + external as u32;
     if timeout == 0 {
-        return by_turn(range, found.group * 2 + external as u32);
+        let id = service::by_turn(range, turn)?;
+        return Some((id, maps::backend(id)?));
     }
     let affine = client.affine(v4);
     let local_only = !external && found.flags & ServiceValue::INTERNAL_LOCAL != 0;
-    let id = service::stick(&affine, found.group, timeout, local_only);
-    let (id, backend) = match id.and_then(|id| Some((id, maps::backend(id)?))) {
-        Some(chosen) => {
+    let id = match service::stick(&affine, found.group, timeout, local_only) {
+        Some(id) => {
             count(Counter::AffinityHit);
-            chosen
+            id
         }
-        None => by_turn(range, found.group * 2 + external as u32)?,
+        None => service::by_turn(range, turn)?,
     };
+    let backend = maps::backend(id)?;
     service::remember(&affine, found.group, id, maps::noted(backend.life));
     Some((id, backend))
-}
-
-/// The endpoint whose turn it is: each CPU goes around by itself, so no line of cache is fought over.
-#[inline(always)]
-fn by_turn(range: Range, turn: u32) -> Option<(u32, &'static Backend)> {
-    if range.is_empty() {
-        return None;
-    }
-    let turn = TURNS.get_ptr_mut(turn)?;
-    // SAFETY: the map returned a pointer to this CPU's value; no other CPU writes it. An interrupted step gives two
-    // sockets the same turn, which does no harm.
-    let place = unsafe {
-        let place = if *turn < range.len() { *turn } else { 0 };
-        *turn = place + 1;
-        place
-    };
-    let id = *SLOTS.get(range.start().wrapping_add(place))?;
-    Some((id, BACKENDS.get(id)?))
 }
 
 /// Keeps what the socket was given. A table that takes no entry costs the socket its view of the service's address, not
