@@ -15,6 +15,7 @@ use fairlead_abi::{Counter, proto};
 use fairlead_packet::checksum::fold;
 use fairlead_packet::net;
 
+use crate::desk::{desk, slow_step};
 use crate::family::Family;
 use crate::header::{
     ATOMIC, FIXED_GSO, Make, QUOTE, RECOMPUTE, is_unfinished, make_room, pseudo, resize, store_header, sum, sum_packet,
@@ -28,11 +29,20 @@ const TCP_LEN: usize = 20;
 /// Bytes of an ICMP header.
 pub(crate) const ICMP_LEN: usize = 8;
 
+/// Type and code of the ICMP errors made here, per family.
+struct Error;
+
+impl Error {
+    const PORT_UNREACHABLE: [[u8; 2]; 2] = [[3, 3], [1, 4]];
+    const TOO_BIG: [[u8; 2]; 2] = [[3, 4], [2, 0]];
+    const TIME_EXCEEDED: [[u8; 2]; 2] = [[11, 0], [3, 0]];
+}
+
 /// The connection's endpoint is gone.
 #[inline(always)]
 pub(crate) fn reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
     count(Counter::ResetEndpointGone);
-    answer_reset(ctx, packet)
+    put(packet, || answer_reset::<F>(ctx))
 }
 
 /// Nobody is there: what a closed port would answer.
@@ -40,27 +50,50 @@ pub(crate) fn reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
 pub(crate) fn refuse<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
     count(Counter::RefusedNoEndpoint);
     if packet.proto == proto::TCP {
-        return answer_reset(ctx, packet);
+        return put(packet, || answer_reset::<F>(ctx));
     }
-    answer_error(ctx, packet, if F::V6 { [1, 4] } else { [3, 3] }, 0)
+    error(ctx, packet, Error::PORT_UNREACHABLE, 0)
 }
 
 /// The packet does not fit through a link of this MTU.
 #[inline(always)]
 pub(crate) fn too_big<F: Family>(ctx: &TcContext, packet: &Packet<F>, mtu: u32) -> i32 {
     count(Counter::TooBig);
-    answer_error(ctx, packet, if F::V6 { [2, 0] } else { [3, 4] }, mtu)
+    error(ctx, packet, Error::TOO_BIG, mtu)
 }
 
 /// The packet has come too far.
 #[inline(always)]
 pub(crate) fn time_exceeded<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
     count(Counter::TimeExceeded);
-    answer_error(ctx, packet, if F::V6 { [3, 0] } else { [11, 0] }, 0)
+    error(ctx, packet, Error::TIME_EXCEEDED, 0)
 }
 
-#[inline(never)]
-fn answer_reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> i32 {
+#[inline(always)]
+fn error<F: Family>(ctx: &TcContext, packet: &Packet<F>, kinds: [[u8; 2]; 2], rest: u32) -> i32 {
+    let [kind, code] = kinds[F::V6 as usize];
+    put(packet, || answer_error::<F>(ctx, (kind as u32) << 8 | code as u32, rest))
+}
+
+/// Puts the packet on the desk for a slow step.
+#[inline(always)]
+fn put<F: Family>(packet: &Packet<F>, step: impl FnOnce() -> i32) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return SHOT;
+    };
+    desk.packet = *packet;
+    step()
+}
+
+slow_step!(answer_reset = answer_reset4, answer_reset6: step_reset());
+slow_step!(answer_error = answer_error4, answer_error6: step_error(kind, rest));
+
+#[inline(always)]
+fn step_reset<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return SHOT;
+    };
+    let packet = &desk.packet;
     if packet.flags & net::RST != 0 || packet.fragment != WHOLE || !is_answerable(ctx, packet) {
         return SHOT;
     }
@@ -107,13 +140,17 @@ fn make_reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<()> {
     store_header::<F>(ctx, l3, &make).then_some(())
 }
 
-#[inline(never)]
-fn answer_error<F: Family>(ctx: &TcContext, packet: &Packet<F>, kind: [u8; 2], rest: u32) -> i32 {
+#[inline(always)]
+fn step_error<F: Family>(ctx: &TcContext, kind: u32, rest: u32) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return SHOT;
+    };
+    let packet = &desk.packet;
     let echo = packet.flags == F::ECHO || packet.flags == F::ECHO_REPLY;
     if packet.fragment == LATER || packet.proto == F::ICMP && !echo || !is_answerable(ctx, packet) {
         return SHOT;
     }
-    match make_error(ctx, packet, kind, rest) {
+    match make_error(ctx, packet, [(kind >> 8) as u8, kind as u8], rest) {
         Some(()) => send_back(ctx),
         None => SHOT,
     }

@@ -16,6 +16,7 @@ use aya_ebpf::programs::TcContext;
 use fairlead_abi::{Backend, Counter, FlowFlags, MemberKey, ServiceValue, proto};
 
 use crate::answer::{self, ICMP_LEN, finish_error, quote_len};
+use crate::desk::{desk, slow_step};
 use crate::family::Family;
 use crate::fragment;
 use crate::header::{ATOMIC, FIXED_GSO, Make, RECOMPUTE, make_room, resize, store_header};
@@ -39,35 +40,53 @@ const fn inside<F: Family>() -> u8 {
 
 /// From [`translate_error`]: it is an error for the client now, and must be sent out.
 pub(crate) const TRANSLATED: i32 = 1000;
-/// From [`wrap`] and [`hand_over`]: the packet has come too far.
+/// From [`step_wrap`] and [`step_hand_over`]: the packet has come too far.
 const TOO_FAR: i32 = 1001;
-/// From [`wrap`] and [`hand_over`]: plus the MTU that the packet does not fit.
+/// From [`step_wrap`] and [`step_hand_over`]: plus the MTU that the packet does not fit.
 const TOO_BIG: i32 = 1 << 20;
 
 /// Sends a packet to its endpoint's node in another packet.
 #[inline(always)]
 pub(crate) fn encapsulate<F: Family>(ctx: &TcContext, packet: &Packet<F>, endpoint: &F::Addr) -> i32 {
-    say(ctx, packet, wrap(ctx, packet, endpoint))
+    say(ctx, packet, endpoint, wrap::<F>)
 }
 
 /// Sends a packet to its endpoint's node by hardware address.
 #[inline(always)]
 pub(crate) fn direct<F: Family>(ctx: &TcContext, packet: &Packet<F>, endpoint: &F::Addr) -> i32 {
-    say(ctx, packet, hand_over(ctx, packet, endpoint))
+    say(ctx, packet, endpoint, hand_over::<F>)
 }
 
-/// Answers what must be answered. Not where it is noticed: all calls of a chain share one small stack.
+/// Takes a step with a packet, and answers what must be answered.
 #[inline(always)]
-fn say<F: Family>(ctx: &TcContext, packet: &Packet<F>, outcome: i32) -> i32 {
-    match outcome {
+fn say<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F>,
+    endpoint: &F::Addr,
+    step: impl FnOnce(&TcContext) -> i32,
+) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return SHOT;
+    };
+    desk.packet = *packet;
+    desk.dst = *endpoint;
+    match step(ctx) {
         TOO_FAR => answer::time_exceeded(ctx, packet),
-        TOO_BIG.. => answer::too_big(ctx, packet, (outcome - TOO_BIG) as u32),
+        outcome @ TOO_BIG.. => answer::too_big(ctx, packet, (outcome - TOO_BIG) as u32),
         action => action,
     }
 }
 
-#[inline(never)]
-fn wrap<F: Family>(ctx: &TcContext, packet: &Packet<F>, endpoint: &F::Addr) -> i32 {
+slow_step!(wrap = wrap4, wrap6: step_wrap());
+slow_step!(hand_over = hand_over4, hand_over6: step_hand_over());
+slow_step!(unwrap = unwrap4, unwrap6: step_unwrap());
+
+#[inline(always)]
+fn step_wrap<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return SHOT;
+    };
+    let (packet, endpoint) = (&desk.packet, &desk.dst);
     // SAFETY: fields of the context.
     let (ifindex, is_gso) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).gso_size != 0) };
     let Some(source) = F::pool(ifindex) else {
@@ -143,8 +162,12 @@ fn age<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<()> {
     ctx.store(at, &(packet.ttl - 1), if F::V6 { RECOMPUTE } else { 0 }).ok()
 }
 
-#[inline(never)]
-fn hand_over<F: Family>(ctx: &TcContext, packet: &Packet<F>, endpoint: &F::Addr) -> i32 {
+#[inline(always)]
+fn step_hand_over<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return SHOT;
+    };
+    let (packet, endpoint) = (&desk.packet, &desk.dst);
     if packet.ttl <= 1 {
         return TOO_FAR;
     }
@@ -231,18 +254,35 @@ fn mtu(found: &FibLookup, len: u16) -> i32 {
 }
 
 /// Takes a packet out of another that a node sent for an endpoint here: the endpoint's id, or [`LEAVE`], or [`FAILED`].
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn decapsulate<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> u32 {
     if node!(decapsulate) == 0 || packet.fragment != WHOLE {
         return LEAVE;
     }
+    let Some(desk) = desk::<F>() else {
+        return LEAVE;
+    };
+    desk.packet = *packet;
+    unwrap::<F>(ctx) as u32
+}
+
+/// [`decapsulate`]'s answer as a number with a sign.
+#[inline(always)]
+fn step_unwrap<F: Family>(ctx: &TcContext) -> i32 {
+    match desk::<F>() {
+        Some(desk) => take_out(ctx, &desk.packet, &mut desk.inner) as i32,
+        None => LEAVE as i32,
+    }
+}
+
+#[inline(always)]
+fn take_out<F: Family>(ctx: &TcContext, packet: &Packet<F>, inner: &mut Packet<F>) -> u32 {
     let here = F::mapped(packet.dst);
-    let mut inner = Packet::<F>::EMPTY;
     // The service's end, from the side of its client.
-    match complete(ctx, packet.l4 as usize, &mut inner) {
+    match complete(ctx, packet.l4 as usize, inner) {
         Kind::Flow => {
             if inner.fragment == LATER {
-                let Some(known) = fragment::ports(&inner) else {
+                let Some(known) = fragment::ports(inner) else {
                     return refuse(&here, Counter::DropFragment);
                 };
                 inner.dport = known.dport;
@@ -250,7 +290,7 @@ pub(crate) fn decapsulate<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> u32
         }
         Kind::Error => {
             let quoted = inner.l4 as usize + ICMP_LEN;
-            if complete(ctx, quoted, &mut inner) != Kind::Flow || inner.fragment == LATER {
+            if complete(ctx, quoted, inner) != Kind::Flow || inner.fragment == LATER {
                 return LEAVE;
             }
             inner.dst = inner.src;
@@ -258,7 +298,7 @@ pub(crate) fn decapsulate<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> u32
         }
         _ => return LEAVE,
     }
-    let Some(service) = service(ctx, &inner) else {
+    let Some(service) = service(ctx, inner) else {
         return LEAVE;
     };
     let member = MemberKey { group: service.group, addr: here };
@@ -301,23 +341,25 @@ fn refuse(here: &fairlead_abi::V6, reason: Counter) -> u32 {
     FAILED
 }
 
-/// An error about a packet that was wrapped here: what it says is said to the client, of the packet it sent. An action of
-/// tc, or [`TRANSLATED`] and the addresses it must be sent with.
-#[inline(never)]
-pub(crate) fn translate_error<F: Family>(
-    ctx: &TcContext,
-    packet: &Packet<F>,
-    src: &mut F::Addr,
-    dst: &mut F::Addr,
-) -> i32 {
+slow_step!(
+    /// An error about a packet that was wrapped here, on the desk: what it says is said to the client, of the packet it
+    /// sent. An action of tc, or [`TRANSLATED`], with the addresses it must be sent with on the desk.
+    pub(crate) translate_error = unwrap_error4, unwrap_error6: step_unwrap_error()
+);
+
+#[inline(always)]
+fn step_unwrap_error<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(desk) = desk::<F>() else {
+        return NEXT;
+    };
+    let (packet, inner) = (&desk.packet, &mut desk.inner);
     let (l3, l4) = (packet.l3 as usize, packet.l4 as usize);
     let start = l4 + ICMP_LEN + F::HEADER;
     // The packet that was wrapped. The header before it was made here, and so without options.
-    let mut inner = Packet::<F>::EMPTY;
-    if l4 != l3 + F::HEADER || complete(ctx, start, &mut inner) != Kind::Flow || inner.fragment == LATER {
+    if l4 != l3 + F::HEADER || complete(ctx, start, inner) != Kind::Flow || inner.fragment == LATER {
         return NEXT;
     }
-    if !is_wrapped(&inner) {
+    if !is_wrapped(inner) {
         return NEXT;
     }
     let (Ok(head), Some(left)) = (ctx.load::<[u8; ICMP_LEN]>(l4), (packet.total as usize + l3).checked_sub(start))
@@ -333,8 +375,8 @@ pub(crate) fn translate_error<F: Family>(
     // The tail of the header that is taken out makes room for the new ICMP header.
     let cut = ctx.skb.adjust_room(-(F::HEADER as i32), BPF_ADJ_ROOM_NET, FIXED_GSO).is_ok()
         && resize(ctx, l3 + F::HEADER + ICMP_LEN + quote);
-    (*src, *dst) = (inner.dst, inner.src);
-    if !cut || finish_error::<F>(ctx, l3, src, dst, [head[0], head[1]], rest, quote).is_none() {
+    (desk.src, desk.dst) = (inner.dst, inner.src);
+    if !cut || finish_error::<F>(ctx, l3, &desk.src, &desk.dst, [head[0], head[1]], rest, quote).is_none() {
         count(Counter::DropRewrite);
         return SHOT;
     }

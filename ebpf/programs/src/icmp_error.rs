@@ -12,6 +12,7 @@ use fairlead_abi::{Counter, FlowFlags, FlowKey, FlowValue, proto};
 use fairlead_packet::checksum;
 
 use crate::answer::{ICMP_LEN, send_back};
+use crate::desk::{desk, slow_step};
 use crate::dsr;
 use crate::family::Family;
 use crate::header::difference;
@@ -26,7 +27,7 @@ struct Next;
 
 impl Next {
     /// It was translated and must be sent out by us.
-    const TRANSMIT: i32 = 1000;
+    const TRANSMIT: i32 = 1005;
     /// It was translated and goes back out by the interface it came in by.
     const HAIRPIN: i32 = 1001;
     /// The endpoint's node gets it in another packet.
@@ -37,54 +38,59 @@ impl Next {
     const TUNNEL: i32 = 1004;
 }
 
-/// Addresses an error leaves with; or the endpoint it must get to, as the destination.
-struct Ends<F: Family> {
-    src: F::Addr,
-    dst: F::Addr,
-}
-
-/// Translates an error, if it is about a flow of this hook. The steps are taken from here one after the other and not from
-/// each other, because all calls of a chain share one small stack.
+/// Translates an error, if it is about a flow of this hook.
 #[inline(always)]
 pub(crate) fn translate<F: Family>(ctx: &TcContext, packet: &Packet<F>, hook: Hook) -> i32 {
-    let mut ends = Ends::<F> { src: F::ZERO, dst: F::ZERO };
-    match rewrite(ctx, packet, hook, &mut ends) {
-        Next::TRANSMIT => route::transmit(ctx, packet, &ends.src, &ends.dst),
+    let Some(desk) = desk::<F>() else {
+        return NEXT;
+    };
+    desk.packet = *packet;
+    let mut next = rewrite::<F>(ctx, hook as u32);
+    if next == Next::TUNNEL {
+        next = dsr::translate_error::<F>(ctx);
+    }
+    let (src, dst) = (desk.src, desk.dst);
+    match next {
+        Next::TRANSMIT | dsr::TRANSLATED => route::transmit(ctx, packet, &src, &dst),
         Next::HAIRPIN => send_back(ctx),
-        Next::ENCAPSULATE => dsr::encapsulate(ctx, packet, &ends.dst),
-        Next::DIRECT => dsr::direct(ctx, packet, &ends.dst),
-        Next::TUNNEL => match dsr::translate_error(ctx, packet, &mut ends.src, &mut ends.dst) {
-            dsr::TRANSLATED => route::transmit(ctx, packet, &ends.src, &ends.dst),
-            action => action,
-        },
+        Next::ENCAPSULATE => dsr::encapsulate(ctx, packet, &dst),
+        Next::DIRECT => dsr::direct(ctx, packet, &dst),
         action => action,
     }
 }
 
-/// Translates an error and says what next: an action of tc, or one of [`Next`].
-#[inline(never)]
-fn rewrite<F: Family>(ctx: &TcContext, packet: &Packet<F>, hook: Hook, ends: &mut Ends<F>) -> i32 {
-    let mut quoted = Packet::<F>::EMPTY;
-    match complete(ctx, packet.l4 as usize + ICMP_LEN, &mut quoted) {
-        Kind::Flow if quoted.fragment != LATER => {}
-        Kind::Tunnel if hook == Hook::UplinkIn => return Next::TUNNEL,
-        _ => return NEXT,
-    }
-    let Some(flow) = flow_of(&quoted) else {
+slow_step!(
+    /// Translates an error and says what next: an action of tc, or one of [`Next`].
+    rewrite = rewrite_error4, rewrite_error6: step_rewrite(hook)
+);
+
+#[inline(always)]
+fn step_rewrite<F: Family>(ctx: &TcContext, hook: u32) -> i32 {
+    let Some(desk) = desk::<F>() else {
         return NEXT;
     };
-    if (flow.flags & FlowFlags::POD != 0) != hook.is_pod() || flow.flags & FlowFlags::DIRECT != 0 {
+    let (packet, quoted) = (&desk.packet, &mut desk.inner);
+    let (is_in, is_pod) = (hook == Hook::UplinkIn as u32, hook == Hook::FromPod as u32 || hook == Hook::ToPod as u32);
+    match complete(ctx, packet.l4 as usize + ICMP_LEN, quoted) {
+        Kind::Flow if quoted.fragment != LATER => {}
+        Kind::Tunnel if is_in => return Next::TUNNEL,
+        _ => return NEXT,
+    }
+    let Some(flow) = flow_of(quoted) else {
+        return NEXT;
+    };
+    if (flow.flags & FlowFlags::POD != 0) != is_pod || flow.flags & FlowFlags::DIRECT != 0 {
         return NEXT;
     }
-    ends.dst = flow.dst;
+    desk.dst = flow.dst;
     if flow.flags & FlowFlags::DSR_IPIP != 0 {
         return Next::ENCAPSULATE;
     }
     if flow.flags & FlowFlags::DSR_L2 != 0 {
         return Next::DIRECT;
     }
-    ends.src = if F::same(&packet.src, &quoted.dst) { flow.src } else { packet.src };
-    if outside(ctx, packet, &ends.src, &ends.dst).is_none() || inside(ctx, packet, &quoted, flow).is_none() {
+    desk.src = if F::same(&packet.src, &quoted.dst) { flow.src } else { packet.src };
+    if outside(ctx, packet, &desk.src, &desk.dst).is_none() || inside(ctx, packet, quoted, flow).is_none() {
         count(Counter::DropRewrite);
         return SHOT;
     }
@@ -92,7 +98,7 @@ fn rewrite<F: Family>(ctx: &TcContext, packet: &Packet<F>, hook: Hook, ends: &mu
     if flow.flags & FlowFlags::HAIRPIN != 0 {
         return Next::HAIRPIN;
     }
-    if flow.flags & FlowFlags::TRANSMIT != 0 && matches!(hook, Hook::UplinkIn | Hook::FromPod) {
+    if flow.flags & FlowFlags::TRANSMIT != 0 && (is_in || hook == Hook::FromPod as u32) {
         return Next::TRANSMIT;
     }
     NEXT
