@@ -187,16 +187,6 @@ fn pins_of(pins: &Pins, interface: &str, program: &str) -> Result<Vec<PathBuf>, 
     Ok(list(&pins.links)?.into_iter().filter(is_its).collect())
 }
 
-/// Attaches a program to what comes in by an interface of our own.
-pub(crate) fn ingress(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    interface: &str,
-    program: &'static str,
-) -> Result<(), DatapathError> {
-    tc(ebpf, pins, interface, program, TcAttachType::Ingress)
-}
-
 /// Detaches every link pinned in a folder, if it is there.
 pub(crate) fn detach_all(links: &Path) -> Result<(), DatapathError> {
     if !links.exists() {

@@ -10,6 +10,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use crate::config::{Config, Finding, FindingState};
 use crate::loader::{OBJECT, has_retval};
 use crate::netns_cookie;
+use crate::sockets::can_close;
 
 /// Looks for everything the data path needs, before anything is touched.
 pub fn preflight(config: &Config) -> Vec<Finding> {
@@ -45,12 +46,17 @@ pub fn preflight(config: &Config) -> Vec<Finding> {
     findings.push(wanted(
         "network namespace cookies",
         netns_cookie(None).is_ok_and(|cookie| cookie != 0),
-        "since Linux 5.14; without them sockets of every process below the cgroup are translated, whatever its namespace",
+        "since Linux 5.7; without them sockets of every process below the cgroup are translated, whatever its namespace",
     ));
     findings.push(wanted(
         "bpf_set_retval in socket hooks",
         has_retval(),
         "since Linux 6.1; without it a service without endpoints is refused with EPERM instead of ECONNREFUSED",
+    ));
+    findings.push(wanted(
+        "closing sockets (SOCK_DESTROY)",
+        can_close(),
+        "CONFIG_INET_DIAG_DESTROY and CONFIG_INET_UDP_DIAG; without them connected UDP sockets keep talking to a removed endpoint until they time out",
     ));
     findings
 }

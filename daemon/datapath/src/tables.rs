@@ -337,20 +337,27 @@ impl Tables {
         if let Some(same) = sides.iter().find(|side| side.adopted.is_none() && side.members == members) {
             return Ok((*same).clone());
         }
-        let owners = if is_ring { maglev::ring(members) } else { maglev::list(members) };
-        let ids: Vec<u32> = owners.into_iter().map(|owner| group.backends[&members[owner as usize].0]).collect();
         let side = |range| Side { range, members: members.to_vec(), adopted: None };
-        let digest = Some(adopt::digest(&ids));
-        if let Some(same) = sides.iter().find(|side| side.adopted == digest && side.range.len() as usize == ids.len()) {
-            return Ok(side(same.range));
-        }
-        let len = u32::try_from(ids.len()).map_err(|_| Refusal::Full("slots"))?;
-        if len == 0 {
+        if members.is_empty() {
             return Ok(side(Range::default()));
         }
-        let start = self.slots.take(len).ok_or(Refusal::Full("slots"))?;
-        plan.steps.push(Step::Slots(start, ids));
-        Ok(side(Range::new(start, len)))
+        // A ring for which there is no room is a smaller one: its shares are less even, but it is there.
+        let sizes = if is_ring { maglev::ring_sizes(members.len()).map(Some).collect() } else { vec![None] };
+        for size in sizes {
+            let owners = size.map_or_else(|| maglev::list(members), |size| maglev::ring(members, size));
+            let ids: Vec<u32> = owners.into_iter().map(|owner| group.backends[&members[owner as usize].0]).collect();
+            let digest = Some(adopt::digest(&ids));
+            let is_same = |side: &&&Side| side.adopted == digest && side.range.len() as usize == ids.len();
+            if let Some(same) = sides.iter().find(is_same) {
+                return Ok(side(same.range));
+            }
+            let len = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+            if let Some(start) = self.slots.take(len) {
+                plan.steps.push(Step::Slots(start, ids));
+                return Ok(side(Range::new(start, len)));
+            }
+        }
+        Err(Refusal::Full("slots"))
     }
 
     fn put_key(&mut self, id: u32, group: &mut Group, key: Key, flags: u32, plan: &mut Plan) -> Result<(), Refusal> {

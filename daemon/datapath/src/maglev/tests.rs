@@ -1,1 +1,105 @@
+//! Shares and disruption.
 
+use proptest::prelude::*;
+
+use super::*;
+
+fn members(weights: &[u16]) -> Vec<Member> {
+    (0u8..).zip(weights).map(|(i, weight)| (SocketAddr::from(([10, 244, i / 5, i + 2], 8080)), *weight)).collect()
+}
+
+fn best(members: &[Member]) -> Vec<u32> {
+    ring(members, ring_sizes(members.len()).next().unwrap())
+}
+
+fn shares(owners: &[u32], n: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; n];
+    owners.iter().for_each(|owner| shares[*owner as usize] += 1.0 / owners.len() as f64);
+    shares
+}
+
+/// Share of the slots that go to somebody else when an endpoint leaves, in multiples of the ideal.
+fn moved(before: &[Member], gone: usize) -> f64 {
+    let mut after = before.to_vec();
+    after.remove(gone);
+    let size = ring_sizes(before.len()).next().unwrap();
+    let (old, new) = (ring(before, size), ring(&after, size));
+    let moved = old.iter().zip(&new).filter(|(o, n)| before[**o as usize] != after[**n as usize]).count();
+    moved as f64 / f64::from(size) * before.len() as f64
+}
+
+#[test]
+fn losing_one_of_equal_endpoints_moves_hardly_more_than_its_share() {
+    for n in [2usize, 3, 4, 5, 7, 10, 15, 20, 30, 40] {
+        let members = members(&vec![1; n]);
+        let mean = (0..n.min(10)).map(|gone| moved(&members, gone)).sum::<f64>() / n.min(10) as f64;
+        println!("{n} endpoints: {mean:.3} of the ideal share moves");
+        assert!(mean <= 1.06, "{mean} with {n}");
+    }
+}
+
+#[test]
+fn sizes_are_prime_and_their_cubes_a_permutation() {
+    for size in SIZES {
+        assert!((2..size).take_while(|divisor| divisor * divisor <= size).all(|divisor| size % divisor != 0));
+        assert_eq!(size % 3, 2, "{size}");
+    }
+    assert_eq!(ring_sizes(1).collect::<Vec<_>>(), [251]);
+    assert_eq!(ring_sizes(200).collect::<Vec<_>>(), [65_519, 32_717, 16_361, 8171, 4091, 2039, 1019, 509]);
+    assert_eq!(ring_sizes(100_000).count(), 1);
+}
+
+#[test]
+fn nobody_owns_a_ring_of_nobody() {
+    assert!(ring(&[], 251).is_empty() && list(&[]).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn shares_are_even(n in 1usize..40) {
+        let members = members(&vec![1; n]);
+        for share in shares(&best(&members), n) {
+            let relative = share * n as f64;
+            prop_assert!((0.9..1.02).contains(&relative), "{relative} of {n}");
+        }
+    }
+
+    #[test]
+    fn weights_are_kept(weights in prop::collection::vec(1u16..=256, 1..40)) {
+        let members = members(&weights);
+        let owners = best(&members);
+        let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let slack = if weights.iter().all(|weight| *weight == weights[0]) { 0.1 } else { 0.0 };
+        for (share, weight) in shares(&owners, weights.len()).into_iter().zip(&weights) {
+            let ideal = f64::from(*weight) / sum;
+            let slots = (share - ideal).abs() * owners.len() as f64;
+            let tolerance = weights.len() as f64 + slack * ideal * owners.len() as f64;
+            prop_assert!(slots <= tolerance, "{share} for {ideal}: {slots} slots, {tolerance}");
+        }
+    }
+
+    /// At every moment of a walk round the list, each endpoint has had its share so far, to about one turn.
+    #[test]
+    fn lists_are_spread(weights in prop::collection::vec(1u16..20, 1..12)) {
+        let members = members(&weights);
+        let owners = list(&members);
+        let sum: u32 = weights.iter().map(|weight| u32::from(*weight)).sum();
+        prop_assert_eq!(owners.len() as u32, sum);
+        let mut had = vec![0.0; weights.len()];
+        for (place, owner) in owners.iter().enumerate() {
+            had[*owner as usize] += 1.0;
+            for (had, weight) in had.iter().zip(&weights) {
+                let ideal = (place + 1) as f64 * f64::from(*weight) / f64::from(sum);
+                prop_assert!((had - ideal).abs() <= weights.len() as f64 / 2.0 + 1.0);
+            }
+        }
+    }
+
+    #[test]
+    fn long_lists_are_bounded(weights in prop::collection::vec(1u16..=256, 100..300)) {
+        let members = members(&weights[..weights.len().min(250)]);
+        let owners = list(&members);
+        prop_assert!(owners.len() <= LIST_MAX as usize + members.len());
+        prop_assert!((0..members.len() as u32).all(|owner| owners.contains(&owner)));
+    }
+}
