@@ -186,3 +186,6 @@ async fn tell(mut news: mpsc::Receiver<(Kind, News)>, feed: FeedWriter, server: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
