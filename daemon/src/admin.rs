@@ -22,7 +22,7 @@ pub(crate) async fn connect(socket: &Path) -> Result<AdminClient<Channel>> {
     let channel = endpoint.connect().await.map_err(|error| {
         let error = anyhow::Error::from(error);
         let (path, cause) = (socket.display(), error.root_cause());
-        anyhow::anyhow!("no node daemon answers on {path} (is `fairlead up` running?): {cause}")
+        anyhow::anyhow!("no node daemon answers on {path} (is `fairlead up` or `fairlead node` running?): {cause}")
     })?;
     Ok(AdminClient::new(channel))
 }

@@ -233,6 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn a_proxys_directory_is_no_clusters_and_the_other_way_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = Layout::proxy(dir.path()).unwrap();
+        proxy.create().unwrap();
+        proxy.check().unwrap();
+        let refusal = Layout::new(dir.path()).unwrap().check().unwrap_err().to_string();
+        assert!(refusal.contains("proxy 1") && refusal.contains("--data-dir"), "{refusal}");
+        assert!(!dir.path().join("pods").exists(), "a proxy makes what it needs");
+    }
+
+    #[test]
     fn a_directory_is_ours_once_created() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("new")).unwrap();

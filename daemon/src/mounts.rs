@@ -2,9 +2,10 @@
 //!
 //! A mount ends with the mount namespace it was made in, and what is pinned in a BPF file system ends with its last mount.
 //! `ip netns exec` gives each command a mount namespace of its own: a daemon started so would take the data path along
-//! when it ends, and no later command would see its pins. Hence [`lasting_bpffs`] mounts where process 1 sees it, and
-//! works there through a file descriptor.
+//! when it ends, and no later command would see its pins. Hence [`lasting_bpffs`] mounts where the machine's
+//! first processes see it, and works there through a file descriptor.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -27,28 +28,52 @@ fn mountinfo() -> Result<String> {
     std::fs::read_to_string("/proc/thread-self/mountinfo").context("cannot read /proc/thread-self/mountinfo")
 }
 
-/// Runs `work` in the mount namespace of process 1, if that is another one and `dir` is the same directory there.
+/// Runs `work` in the mount namespace that lasts, if that is another one and `dir` is the same directory there.
 pub(crate) fn lasting<T: Send>(dir: &Path, work: impl FnOnce() -> Result<T> + Send) -> Option<Result<T>> {
     let namespace = other_namespace(dir)?;
     Some(std::thread::scope(|scope| {
         let inside = scope.spawn(move || {
             // A thread that shares its working directory with others may not enter a mount namespace.
             unshare(CloneFlags::CLONE_FS).context("cannot leave this process's working directory")?;
-            setns(namespace, CloneFlags::CLONE_NEWNS).context("cannot enter the mount namespace of process 1")?;
+            setns(namespace, CloneFlags::CLONE_NEWNS).context("cannot enter the lasting mount namespace")?;
             work()
         });
         inside.join().unwrap_or_else(|_| bail!("the thread that works in another mount namespace panicked"))
     }))
 }
 
+/// The mount namespace of process 1; where that may not be looked at, the one that most processes are in.
 fn other_namespace(dir: &Path) -> Option<File> {
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    if std::fs::read_link("/proc/1/ns/mnt").ok()? == std::fs::read_link("/proc/self/ns/mnt").ok()? {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let (process, lasting) = match namespace("1") {
+        Some(first) => ("1".to_owned(), first),
+        None => most_common(processes().filter_map(|pid| Some((namespace(&pid)?, pid))))?,
+    };
+    if lasting == namespace("self")? {
         return None;
     }
-    let there = Path::new("/proc/1/root").join(dir.strip_prefix("/").ok()?);
+    let there = Path::new("/proc").join(&process).join("root").join(dir.strip_prefix("/").ok()?);
     (identity(&there)? == identity(dir)?).then_some(())?;
-    File::open("/proc/1/ns/mnt").ok()
+    File::open(format!("/proc/{process}/ns/mnt")).ok()
+}
+
+fn processes() -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The namespace that is named most often, and a process in it.
+fn most_common(members: impl Iterator<Item = (PathBuf, String)>) -> Option<(String, PathBuf)> {
+    let mut found: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for (namespace, process) in members {
+        found.entry(namespace).or_default().push(process);
+    }
+    let (namespace, mut processes) = found.into_iter().max_by_key(|(_, processes)| processes.len())?;
+    // One that runs for long is there a moment later, too: pids are given out in order.
+    processes.sort_by_key(|pid| pid.parse().unwrap_or(u32::MAX));
+    Some((processes.into_iter().next()?, namespace))
 }
 
 /// Mounts a BPF file system on `name` below `dir`, unless one is there, so that it outlives this process. The path to
@@ -67,7 +92,7 @@ pub(crate) fn lasting_bpffs(dir: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Where cgroup v2 is mounted: alone, or beside v1; where a later mount hides it, as process 1 sees it.
+/// Where cgroup v2 is mounted: alone, or beside v1; where a later mount hides it, as the first processes see it.
 pub(crate) fn cgroup_root() -> Option<PathBuf> {
     let here = || parse_cgroup(&mountinfo().ok()?).filter(|root| is_cgroup(root));
     here().or_else(|| {
@@ -152,6 +177,13 @@ fn unescape(field: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_namespace_of_most_processes_lasts() {
+        let members = [("mnt:[2]", "7"), ("mnt:[1]", "30"), ("mnt:[1]", "4"), ("mnt:[3]", "1000")];
+        let members = members.map(|(namespace, pid)| (PathBuf::from(namespace), pid.to_owned()));
+        assert_eq!(most_common(members.into_iter()), Some(("4".to_owned(), PathBuf::from("mnt:[1]"))));
+    }
 
     #[test]
     fn mounts_below_are_found_deepest_first() {

@@ -102,14 +102,14 @@ fn origin(from: &str, source: IpAddr, around: &Surroundings<'_>) -> Result<Origi
 
 /// A pod's address, of the source's family.
 fn pod(namespace: &str, name: &str, source: IpAddr, view: &View) -> Result<IpAddr, String> {
-    let pod = view.pod(namespace, name).ok_or_else(|| {
-        format!("no pod {namespace}/{name} is known here (a proxy alone knows no pods by name: use --from pod)")
-    })?;
-    let status = pod.status.clone().unwrap_or_default();
-    let all = status.pod_ips.into_iter().flatten().map(|pod_ip| pod_ip.ip).chain(status.pod_ip);
-    all.filter_map(|text| text.parse::<IpAddr>().ok())
-        .find(|address| address.is_ipv4() == source.is_ipv4())
-        .ok_or_else(|| format!("pod {namespace}/{name} has no address of the source's family"))
+    let addresses = view.pod_addresses(namespace, name);
+    if addresses.is_empty() {
+        return Err(format!(
+            "no address of a pod {namespace}/{name} is known here (a proxy alone knows pods that are endpoints: else use --from pod)"
+        ));
+    }
+    let fits = addresses.into_iter().find(|address| address.is_ipv4() == source.is_ipv4());
+    fits.ok_or_else(|| format!("pod {namespace}/{name} has no address of the source's family"))
 }
 
 #[cfg(test)]
