@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod dialogue;
+mod guard;
 pub mod kubectl;
 pub mod lab;
 pub mod manifest;

@@ -16,13 +16,13 @@ mod subject;
 
 use std::process::ExitCode;
 
-use fairlead_tests::harness::lab::is_pause;
+use fairlead_tests::harness::lab::is_aside;
 use fairlead_tests::harness::suite;
 
 use subject::Subject;
 
 fn main() -> ExitCode {
-    if is_pause() {
+    if is_aside() {
         return ExitCode::SUCCESS;
     }
     suite::run(

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use fairlead_tests::harness::dialogue::{PORT, Transport, has_sctp, once, ping, tcp};
-use fairlead_tests::harness::lab::{FAMILIES, Family, Lab, Wiring, is_pause};
+use fairlead_tests::harness::lab::{FAMILIES, Family, Lab, Wiring, is_aside};
 use fairlead_tests::harness::manifest::{End, service, slices, with_annotation, with_load_balancer, with_node_port};
 use fairlead_tests::harness::namespace::Namespace;
 use fairlead_tests::harness::suite;
@@ -23,7 +23,7 @@ const SERVING: usize = 0;
 const ASKING: usize = 1;
 
 fn main() -> ExitCode {
-    if is_pause() {
+    if is_aside() {
         return ExitCode::SUCCESS;
     }
     suite::run(

@@ -22,6 +22,7 @@ use fairlead_tests::harness::sandbox::Sandbox;
 use fairlead_tests::harness::suite;
 
 /// The addresses of one family.
+#[derive(Clone, Copy)]
 struct Family {
     node: IpAddr,
     client: IpAddr,

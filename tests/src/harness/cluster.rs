@@ -210,7 +210,10 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
 }
 
 /// A program of ours: from `FAIRLEAD_BIN_DIR`, else from the folder this test was built into.
-pub(super) fn program(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// It is not there.
+pub fn program(name: &str) -> Result<PathBuf> {
     std::env::var_os("FAIRLEAD_BIN_DIR")
         .map(PathBuf::from)
         .or_else(target_folder)

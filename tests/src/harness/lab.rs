@@ -16,6 +16,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -24,6 +25,8 @@ use serde_json::Value;
 
 use super::cluster::program;
 use super::dialogue::serve;
+pub use super::guard::is_aside;
+use super::guard::{Guard, PAUSE};
 use super::manifest::{self, Manifests};
 use super::namespace::Namespace;
 use super::sandbox::Sandbox;
@@ -119,6 +122,7 @@ pub struct Lab {
     pub manifests: Manifests,
     /// The switch; its ports are named after nodes and clients: `n1`, `c1`.
     pub switch: Namespace,
+    guard: Arc<Guard>,
     // Last: the others are in it.
     sandbox: Sandbox,
 }
@@ -135,9 +139,11 @@ impl Lab {
         switch.bridge("lan")?;
         let numbers = 1..=u8::try_from(nodes.len())?;
         let clients: Vec<Namespace> = numbers.clone().map(|number| outside(&switch, number)).collect::<Result<_>>()?;
+        // Outside the cgroup that it is to remove.
+        let guard = Arc::new(Guard::start(sandbox.cgroup())?);
         // Before any thread enters a cgroup below.
         sandbox.enter()?;
-        let mut lab = Self { nodes: Vec::new(), clients, manifests, switch, sandbox };
+        let mut lab = Self { nodes: Vec::new(), clients, manifests, switch, guard, sandbox };
         for (number, wiring) in numbers.zip(nodes) {
             let node = lab.node(number, *wiring, pods)?;
             lab.nodes.push(node);
@@ -167,9 +173,9 @@ impl Lab {
     /// One does not come up.
     pub fn start(&mut self, arguments: &[&str]) -> Result<()> {
         self.write_nodes()?;
-        let manifests = self.manifests.dir().to_owned();
+        let source = self.source();
         for node in &mut self.nodes {
-            node.spawn(&manifests, arguments)?;
+            node.daemon = Some(node.launch(&source, arguments)?);
         }
         self.nodes.iter().try_for_each(Node::ready)
     }
@@ -192,9 +198,20 @@ impl Lab {
     /// # Errors
     /// It does not come up.
     pub fn start_one(&mut self, number: u8, arguments: &[&str]) -> Result<()> {
-        let manifests = self.manifests.dir().to_owned();
-        self.at_mut(number).spawn(&manifests, arguments)?;
-        self.at(number).ready()
+        let source = self.source();
+        let node = self.at_mut(number);
+        node.daemon = Some(node.launch(&source, arguments)?);
+        node.ready()
+    }
+
+    /// Where daemons get their desired state unless they are told otherwise.
+    pub fn source(&self) -> String {
+        format!("file:{}", self.manifests.dir().display())
+    }
+
+    /// A folder that goes with the lab.
+    pub fn dir(&self) -> &Path {
+        self.sandbox.dir()
     }
 
     fn node(&self, number: u8, wiring: Wiring, pods: u8) -> Result<Node> {
@@ -216,8 +233,8 @@ impl Lab {
         let state = self.sandbox.dir().join(&name);
         fs::create_dir(&state)?;
         let log = self.sandbox.dir().join(format!("{name}.log"));
-        let net = net.in_cgroup(Some(&cgroup))?;
-        let mut node = Node { number, name, net, pods: Vec::new(), wiring, cgroup, state, log, daemon: None };
+        let (net, guard) = (net.in_cgroup(Some(&cgroup))?, Arc::clone(&self.guard));
+        let mut node = Node { number, name, net, pods: Vec::new(), wiring, cgroup, state, log, daemon: None, guard };
         for pod in 0..pods {
             node.add_pod(11 + pod)?;
         }
@@ -273,6 +290,7 @@ pub struct Node {
     wiring: Wiring,
     cgroup: PathBuf,
     daemon: Option<Child>,
+    guard: Arc<Guard>,
 }
 
 /// A pod, with a server whose number is ten times the node's plus the last digit of its address.
@@ -311,16 +329,6 @@ impl Drop for Pod {
     }
 }
 
-/// What `main` of a test with a [`Lab`] calls first: true in a pod's own process, after the test has ended.
-pub fn is_pause() -> bool {
-    if std::env::args().nth(1).as_deref() != Some("--pause") {
-        return false;
-    }
-    // The pipe from the test ends with the test, however that ends.
-    let _ = std::io::stdin().read(&mut [0]);
-    true
-}
-
 impl Node {
     /// Another pod.
     ///
@@ -348,7 +356,7 @@ impl Node {
         let (bypass, net) = (net.in_cgroup(None)?, net.in_cgroup(Some(&self.cgroup))?);
         let pause = net.run(|| {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg("--pause").stdin(Stdio::piped()).spawn().context("cannot start a pod's process")
+            command.arg(PAUSE).stdin(Stdio::piped()).spawn().context("cannot start a pod's process")
         })?;
         let id = self.number * 10 + host % 10;
         let pod = Pod { id, host, node: self.number, net, bypass, pause };
@@ -368,21 +376,16 @@ impl Node {
         Ok(())
     }
 
-    fn spawn(&mut self, manifests: &Path, arguments: &[&str]) -> Result<()> {
-        self.daemon = Some(self.launch(manifests, arguments)?);
-        Ok(())
-    }
-
-    /// Starts the daemon for somebody who keeps its process.
+    /// Starts the daemon with this source, for somebody who keeps its process.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn launch(&self, manifests: &Path, arguments: &[&str]) -> Result<Child> {
+    pub fn launch(&self, source: &str, arguments: &[&str]) -> Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program("fairlead")?);
         command
             .args(["node", "--proxy-only", "--node-name", &self.name, "--uplink", "eth0"])
-            .arg(format!("--source=file:{}", manifests.display()))
+            .args(["--source", source])
             .arg("--state-dir")
             .arg(&self.state)
             .arg("--cgroup")
@@ -393,7 +396,9 @@ impl Node {
             .stdout(log.try_clone()?)
             .stderr(log);
         // The namespace alone, not the cgroup: a proxy's own sockets are nobody's clients.
-        self.net.in_cgroup(None)?.run(|| command.spawn().context("cannot start `fairlead node`"))
+        let child = self.net.in_cgroup(None)?.run(|| command.spawn().context("cannot start `fairlead node`"))?;
+        self.guard.watch(&child, &self.state)?;
+        Ok(child)
     }
 
     /// Hands the daemon's process over, to be ended by somebody who only borrows the node.

@@ -193,7 +193,7 @@ pub(crate) fn killed(subject: &mut Subject) -> Result<()> {
             daemon.wait()?;
             go_on(&mut live).context("without a daemon")?;
             let mut during = open(subject, front).context("opened without a daemon")?;
-            daemon = subject.lab.at(1).launch(subject.lab.manifests.dir(), &with_grace(&OPTIONS))?;
+            daemon = subject.lab.at(1).launch(&subject.lab.source(), &with_grace(&OPTIONS))?;
             subject.lab.at(1).ready()?;
             go_on(&mut live).context("after the restart")?;
             go_on(&mut during).context("opened without a daemon, after the restart")?;

@@ -1,0 +1,89 @@
+//! Processes beside a test: those that stand for its pods, and one that cleans up after it, should it be killed.
+//!
+//! They are the test's own program, started with an argument that [`is_aside`] knows, and end when their pipe from the test
+//! does, however the test ends.
+
+use std::fs;
+use std::io::{BufRead, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Argument of a process that only lives.
+pub(super) const PAUSE: &str = "--pause";
+const GUARD: &str = "--guard";
+
+/// What `main` of a test with a lab calls first: true in a process beside it, once the test has ended.
+pub fn is_aside() -> bool {
+    match std::env::args().nth(1).as_deref() {
+        Some(PAUSE) => {
+            let _ = std::io::stdin().read(&mut [0]);
+            true
+        }
+        Some(GUARD) => {
+            clean_up(&std::env::args().nth(2).unwrap_or_default());
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Ends the daemons it was told of and removes the test's cgroup, if the test did not come to that.
+fn clean_up(cgroup: &str) {
+    let lines: Vec<String> = std::io::stdin().lock().lines().map_while(Result::ok).collect();
+    for (pid, mark) in lines.iter().filter_map(|line| line.split_once(' ')) {
+        // Another process may have the number by now.
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(mark)
+            && let Ok(pid) = pid.parse()
+        {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    for _ in 0..50 {
+        let below = fs::read_dir(cgroup).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        below.for_each(|entry| drop(fs::remove_dir(entry.path())));
+        if fs::remove_dir(cgroup).is_ok() || !Path::new(cgroup).exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The process that cleans up.
+#[derive(Debug)]
+pub(super) struct Guard {
+    child: Child,
+    pipe: Mutex<Option<ChildStdin>>,
+}
+
+impl Guard {
+    /// Starts it, outside of the cgroup it is to remove.
+    pub(super) fn start(cgroup: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(GUARD).arg(cgroup).stdin(Stdio::piped());
+        let mut child = command.spawn().context("cannot start the guard")?;
+        let pipe = Mutex::new(child.stdin.take());
+        Ok(Self { child, pipe })
+    }
+
+    /// Tells it of a process, and of what its command line holds.
+    pub(super) fn watch(&self, child: &Child, mark: &Path) -> Result<()> {
+        let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipe = pipe.as_mut().context("the guard is gone")?;
+        writeln!(pipe, "{} {}", child.id(), mark.display()).context("the guard does not listen")
+    }
+}
+
+impl Drop for Guard {
+    /// The test has come to its own end, and cleans up itself.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
