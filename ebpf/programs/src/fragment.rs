@@ -32,10 +32,9 @@ fn key<F: Family>(packet: &Packet<F>) -> FragmentKey {
 
 /// Keeps what a first fragment says, as it arrives: the others arrive the same way.
 #[inline(never)]
-pub(crate) fn note<F: Family>(packet: &Packet<F>) -> i32 {
+pub(crate) fn note<F: Family>(packet: &Packet<F>) {
     // If the table takes it not, the others are lost, and the sender will try again.
     let _ = FRAGMENTS.insert(&key(packet), &FragmentValue { sport: packet.sport, dport: packet.dport }, 0);
-    0
 }
 
 /// What the first fragment of this packet said.
