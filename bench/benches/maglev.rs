@@ -1,18 +1,19 @@
 //! Building a ring: what one endpoint change of a service reachable from outside costs in user space.
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use fairlead_datapath::maglev;
+use fairlead_datapath::{Member, maglev};
 
 fn build(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("maglev_ring");
     for endpoints in [3u32, 10, 100, 600] {
-        let addresses: Vec<SocketAddrV4> =
-            (0..endpoints).map(|end| SocketAddrV4::new(Ipv4Addr::from(0x0af4_0002 + end), 8080)).collect();
-        group.bench_with_input(BenchmarkId::from_parameter(endpoints), &addresses, |bencher, addresses| {
-            bencher.iter(|| maglev::ring(black_box(addresses)));
+        let member = |end: u32| (SocketAddr::from((Ipv4Addr::from(0x0af4_0002 + end), 8080)), 1);
+        let members: Vec<Member> = (0..endpoints).map(member).collect();
+        let size = maglev::ring_sizes(members.len()).next().unwrap_or(1);
+        group.bench_with_input(BenchmarkId::from_parameter(endpoints), &members, |bencher, members| {
+            bencher.iter(|| maglev::ring(black_box(members), size));
         });
     }
     group.finish();

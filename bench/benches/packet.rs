@@ -36,7 +36,7 @@ fn measure(bpffs: &Path, cgroup: &Path) -> Result<(), Box<dyn Error>> {
         );
     }
     let mut config = Config::new(bpffs, cgroup);
-    config.cluster_cidr = "10.244.0.0/16".parse()?;
+    config.cluster_cidrs = vec!["10.244.0.0/16".parse()?];
     let mut datapath = Datapath::open(config)?;
     let mut itself = service(0, 0, 1);
     itself.cluster_ips = vec![IpAddr::V4(VIP)];
@@ -47,11 +47,22 @@ fn measure(bpffs: &Path, cgroup: &Path) -> Result<(), Box<dyn Error>> {
         let all: Vec<_> = all.collect();
         let start = Instant::now();
         let report = datapath.sync_all(all)?;
-        println!("sync of {:>6} services: {:>9.3} ms, {} writes", services + 1, millis(start), report.steps);
+        println!(
+            "sync of {:>6} services: {:>9.3} ms, {} writes, {} system calls",
+            services + 1,
+            millis(start),
+            report.steps,
+            report.system_calls
+        );
         let start = Instant::now();
         let changed = service(services.max(1), 1, 2);
         let report = datapath.sync(vec![(changed.name.clone(), Some(changed))])?;
-        println!("one endpoint among them:  {:>9.3} ms, {} writes", millis(start), report.steps);
+        println!(
+            "one endpoint among them:  {:>9.3} ms, {} writes, {} system calls",
+            millis(start),
+            report.steps,
+            report.system_calls
+        );
         for (program, flags) in [("xdp_service", 0x10), ("tc_uplink_in", 0x10), ("tc_from_pod", 0x10)] {
             let packet = packet(flags);
             datapath.run(program, &packet)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fairlead_bench::service;
 use fairlead_datapath::tables::{Capacity, Tables};
-use fairlead_datapath::wants;
+use fairlead_datapath::{Site, wants};
 
 const CAPACITY: Capacity = Capacity { services: 131_072, backends: 524_288, slots: 4_194_304 };
 
@@ -14,7 +14,7 @@ fn filled(services: u32) -> Tables {
     let mut tables = Tables::new(CAPACITY);
     for number in 0..services {
         let service = service(number, 0, 2);
-        tables.plan(&service.name, &wants(&service, &[]), Instant::now());
+        tables.plan(&service.name, &wants(&service, &Site::default()), Instant::now());
     }
     tables
 }
@@ -29,8 +29,9 @@ fn one_endpoint(criterion: &mut Criterion) {
             bencher.iter(|| {
                 round += 1;
                 now += Duration::from_secs(6);
+                tables.tick(now, Duration::from_secs(30));
                 let service = service(services / 2, round % 2, 2);
-                tables.plan(&service.name, &wants(&service, &[]), now)
+                tables.plan(&service.name, &wants(&service, &Site::default()), now)
             });
         });
     }
@@ -46,7 +47,7 @@ fn everything(criterion: &mut Criterion) {
                 let now = Instant::now();
                 services
                     .iter()
-                    .map(|service| tables.plan(&service.name, &wants(service, &[]), now).0.len())
+                    .map(|service| tables.plan(&service.name, &wants(service, &Site::default()), now).steps.len())
                     .sum::<usize>()
             },
             BatchSize::LargeInput,

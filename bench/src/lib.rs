@@ -11,20 +11,11 @@ use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
 
 /// The `number`-th service: a ClusterIP of its own, and endpoints `first..first + endpoints` of a network of its own.
 pub fn service(number: u32, first: u32, endpoints: u32) -> Service {
-    let endpoint = |end: u32| Endpoint {
-        address: SocketAddr::from((Ipv4Addr::from(0x0af4_0000 + number * 64 + end), 8080)),
-        ready: true,
-        serving: true,
-        terminating: false,
-        local: true,
-    };
+    let endpoint =
+        |end: u32| Endpoint::local(SocketAddr::from((Ipv4Addr::from(0x0af4_0000 + number * 64 + end), 8080)));
     Service {
         name: ServiceName { namespace: "bench".into(), name: format!("s{number}") },
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::from(0x0a60_0001 + number))],
-        external_ips: Vec::new(),
-        affinity: None,
-        internal_local: false,
-        external_local: false,
         ports: vec![Port {
             name: String::new(),
             protocol: Protocol::Tcp,
@@ -32,5 +23,6 @@ pub fn service(number: u32, first: u32, endpoints: u32) -> Service {
             node_port: None,
             endpoints: (first..first + endpoints).map(endpoint).collect(),
         }],
+        ..Service::default()
     }
 }

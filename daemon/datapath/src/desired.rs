@@ -5,9 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use fairlead_abi::{ServiceKey, ServiceValue, V4, V6, proto};
-use fairlead_source::{Dsr, Endpoint, Port, Protocol, Service};
+use fairlead_abi::{ServiceKey, ServiceValue, V4, V6};
+use fairlead_source::{Dsr, Endpoint, Port, Service};
 use ipnet::IpNet;
+
+use crate::tables::protocol_number;
 
 #[cfg(test)]
 mod tests;
@@ -109,11 +111,7 @@ pub fn wants(service: &Service, site: &Site) -> Vec<Want> {
 }
 
 fn want(service: &Service, port: &Port, site: &Site, ipv6: bool) -> Option<Want> {
-    let proto = match port.protocol {
-        Protocol::Tcp => proto::TCP,
-        Protocol::Udp => proto::UDP,
-        Protocol::Sctp => proto::SCTP,
-    };
+    let proto = protocol_number(port.protocol);
     let dsr = service.dsr.unwrap_or(site.dsr);
     let keys = keys(service, port, site, ipv6, proto, dsr);
     if keys.is_empty() {
@@ -243,7 +241,7 @@ fn shares(mut members: Vec<Member>) -> Vec<Member> {
     }
     let divisor = members.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight));
     for (_, weight) in &mut members {
-        *weight = if divisor == 0 { 1 } else { *weight / divisor };
+        *weight = weight.checked_div(divisor).unwrap_or(1);
     }
     members
 }

@@ -23,7 +23,7 @@ mod step;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use fairlead_abi::{Backend, MemberKey, Range, ServiceValue};
@@ -37,7 +37,7 @@ pub use step::{Ended, Plan, Refusal, Set, Step};
 use crate::desired::{Key, Label, Member, Want};
 use crate::maglev;
 use space::Space;
-pub(crate) use step::{from_mapped, to_mapped};
+pub(crate) use step::{from_mapped, protocol_number, to_mapped};
 
 /// How long anything rests between its last use and its next. A program runs for microseconds.
 const REST: Duration = Duration::from_secs(5);
@@ -212,6 +212,11 @@ impl Tables {
     /// Seconds of a group's affinity, its flags and its source ranges.
     pub(crate) fn settings(&self, group: u32) -> Option<(u32, u32, &BTreeSet<IpNet>)> {
         self.groups.get(&group).map(|group| (group.affinity, group.flags, &group.ranges))
+    }
+
+    /// Whether a client may use the group's keys with source ranges.
+    pub(crate) fn is_allowed(&self, group: u32, client: IpAddr) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.ranges.iter().any(|net| net.contains(&client)))
     }
 
     /// The group of this port of the service, or else one that has one of these addresses already; refused if another

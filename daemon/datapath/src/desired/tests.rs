@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fairlead_source::ServiceName;
+use fairlead_source::{Protocol, ServiceName};
 
 use super::*;
 

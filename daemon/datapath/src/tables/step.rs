@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use fairlead_abi::{Backend, MemberKey, Range, RangeKey, ServiceValue, mapped};
-use fairlead_source::ServiceName;
+use fairlead_source::{Protocol, ServiceName};
 use ipnet::IpNet;
 
 use crate::desired::Key;
@@ -61,8 +61,17 @@ pub enum Refusal {
     Full(&'static str),
 }
 
+/// The IP protocol of a Service's port.
+pub(crate) const fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => fairlead_abi::proto::TCP,
+        Protocol::Udp => fairlead_abi::proto::UDP,
+        Protocol::Sctp => fairlead_abi::proto::SCTP,
+    }
+}
+
 /// The name of a Service's IP protocol.
-pub(crate) fn protocol(proto: u8) -> &'static str {
+fn protocol(proto: u8) -> &'static str {
     match proto {
         fairlead_abi::proto::TCP => "tcp",
         fairlead_abi::proto::UDP => "udp",

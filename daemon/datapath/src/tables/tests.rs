@@ -165,9 +165,8 @@ fn simple(service: u8, ends: &[u8]) -> Vec<Want> {
 
 fn change() -> impl Strategy<Value = Change> {
     let ends = prop::collection::btree_map(1u8..9, 1u16..4, 0..6);
-    (0u8..5, prop::option::weighted(0.8, ends), any::<bool>(), any::<bool>(), 0u64..9).prop_map(
-        |(service, ends, outside, local, seconds)| Change { service, ends, outside, local, seconds },
-    )
+    (0u8..5, prop::option::weighted(0.8, ends), any::<bool>(), any::<bool>(), 0u64..9)
+        .prop_map(|(service, ends, outside, local, seconds)| Change { service, ends, outside, local, seconds })
 }
 
 proptest! {
@@ -262,10 +261,10 @@ fn an_endpoint_that_leaves_drains_and_gets_its_life_back_when_it_returns() {
     plan(&mut tables, 1, &simple(1, &[1, 2]), now);
     let gone = tables.plan(&name(1), &simple(1, &[1]), now);
     let drained = life_of(&gone.steps, Backend::DRAINING).unwrap();
-    assert_eq!(gone.ended.iter().map(|ended| (ended.address, ended.backend)).collect::<Vec<_>>(), [(
-        end(2, false),
-        drained.0
-    )]);
+    assert_eq!(
+        gone.ended.iter().map(|ended| (ended.address, ended.backend)).collect::<Vec<_>>(),
+        [(end(2, false), drained.0)]
+    );
     assert!(tables.tick(now + DRAIN - Duration::from_secs(1), DRAIN).steps.is_empty());
     let back = plan(&mut tables, 1, &simple(1, &[1, 2]), now + DRAIN);
     assert_eq!(life_of(&back, Backend::ACTIVE), Some(drained));
