@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             ("source_ranges_bind_load_balancers_and_node_ports", policy::source_ranges),
             ("local_policy_without_endpoint_here_is_silence", policy::local_without_endpoint),
             ("endpoints_that_end_serve_while_no_other_does", policy::ending_endpoints),
+            ("weights_are_shares", policy::weights),
             ("node_ports_answer_on_loopback_where_asked_for", policy::loopback),
             ("external_ips_answer_where_asked_for", policy::external_ips),
             ("a_pod_reaches_itself", policy::hairpin),

@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::harness::dialogue::{PORT, Seen, ask, ask_datagram, patience, tcp, udp};
 use fairlead_tests::harness::lab::{FAMILIES, Family, http};
-use fairlead_tests::harness::manifest::End;
+use fairlead_tests::harness::manifest::{End, slices};
 use fairlead_tests::harness::namespace::Namespace;
 use fairlead_tests::wait_for;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
+use crate::change::paths;
 use crate::subject::{Ending, SOON, Subject, ends, plain, seen_as};
 
 pub(crate) fn health(subject: &mut Subject) -> Result<()> {
@@ -126,6 +127,7 @@ pub(crate) fn source_ranges(subject: &mut Subject) -> Result<()> {
         ends(&subject.pod(12).bypass, front.cluster_ip(family), Ending::Success)?;
         ends(&subject.lab.at(1).net, front.load_balancer(family), Ending::Success)?;
         ends(&subject.pod(12).bypass, front.load_balancer(family), Ending::Silence)?;
+        ends(&subject.pod(12).net, front.load_balancer(family), Ending::Refused)?;
     }
     let dropped: u64 = subject.lab.at(2).fact("packets drop_source_range")?.parse().unwrap_or(0);
     ensure!(dropped >= 4, "node 2 counted {dropped} drops");
@@ -157,6 +159,35 @@ pub(crate) fn local_without_endpoint(subject: &mut Subject) -> Result<()> {
         ] {
             wait_for("the end of all endpoints", SOON, || ends(place, target, Ending::Refused))?;
         }
+    }
+    subject.withdraw(front)
+}
+
+/// Three quarters for one endpoint, one quarter for another, nothing for the third: by connections of every kind.
+pub(crate) fn weights(subject: &mut Subject) -> Result<()> {
+    let front = subject.publish(12, plain(), &[11, 12, 21])?;
+    let mut objects = slices(&front.name(), &[11, 12, 21].map(|id| subject.end(id)));
+    for (slice, family) in objects.iter_mut().zip(FAMILIES) {
+        let [heavy, light, none] = [11, 12, 21].map(|id| subject.pod(id).address(family));
+        slice["metadata"]["annotations"] =
+            json!({"fairlead.io/endpoint-weights": format!("{heavy}=3,{light}=1,{none}=0")});
+    }
+    objects.push(front.manifest(plain()));
+    subject.lab.manifests.put(&front.name(), &objects)?;
+    subject.in_force(front, &[11, 12])?;
+    for path in FAMILIES.into_iter().flat_map(|family| paths(subject, front, family)) {
+        const TIMES: u32 = 400;
+        let mut heavy = 0;
+        path.place.run(|| {
+            for _ in 0..TIMES {
+                let (id, _) = udp(path.target, false)?;
+                ensure!(id != 21, "an endpoint of weight 0 was chosen");
+                heavy += u32::from(id == 11);
+            }
+            Ok(())
+        })?;
+        // Five standard deviations of as many independent draws are 43.
+        ensure!(heavy.abs_diff(TIMES * 3 / 4) <= 43, "{}: {heavy} of {TIMES} went to the heavy one", path.name);
     }
     subject.withdraw(front)
 }
