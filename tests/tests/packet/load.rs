@@ -8,9 +8,13 @@ use fairlead_tests::harness::packet::{Body, Packet, proto};
 use fairlead_tests::harness::suite::Case;
 
 use crate::Subject;
-use crate::services::doors;
+use crate::services::{PROTOCOLS, doors};
 
-pub(crate) const CASES: &[Case<Subject>] = &[("load_every_program", every_program), ("what_a_known_flow_costs", cost)];
+pub(crate) const CASES: &[Case<Subject>] = &[
+    ("load_every_program", every_program),
+    ("what_a_known_flow_costs", cost),
+    ("explaining_changes_nothing", explaining),
+];
 
 /// What every kernel must take. The `frags` variants are there from 5.18 on.
 const PROGRAMS: [&str; 16] = [
@@ -88,6 +92,33 @@ fn cost(subject: &mut Subject) -> Result<()> {
         for program in ["xdp_service", "tc_uplink_in", "tc_uplink_out", "tc_from_pod", "tc_to_pod"] {
             let time = node.datapath.time(program, &foreign, RUNS)?;
             println!("cost {program} not ours IPv{}: {} ns", if plan.v4 { 4 } else { 6 }, time.as_nanos());
+        }
+    }
+    Ok(())
+}
+
+/// The programs behind `explain` leave the packet, the flows and the counters as they were.
+fn explaining(subject: &mut Subject) -> Result<()> {
+    let node = subject.plain()?;
+    for plan in Plan::BOTH {
+        for protocol in PROTOCOLS {
+            let proto = number(protocol);
+            for ends in [vec![plan.here(21), plan.here(22)], vec![plan.there(21)], vec![]] {
+                node.services(vec![plan.service(7, protocol, ends)])?;
+                let known = Packet::new(node.client(plan), plan.doors(7)[1], Body::opening(proto));
+                node.send(Way::Arrive(Door::Tc), &known)?;
+                for to in plan.doors(7) {
+                    for packet in [known.clone(), Packet::new(node.client(plan), to, Body::opening(proto))] {
+                        let (flows, bytes) = (node.datapath.flows(), packet.clone().framed().bytes());
+                        for program in ["explain_uplink", "explain_pod"] {
+                            let ((_, out), counted) = node.counted(|node| node.alone(program, &bytes))?;
+                            ensure!(out == bytes, "{program} changed {packet}");
+                            ensure!(counted.is_empty(), "{program} counted {counted:?} for {packet}");
+                        }
+                        ensure!(node.datapath.flows() == flows, "explaining {packet} left a flow");
+                    }
+                }
+            }
         }
     }
     Ok(())

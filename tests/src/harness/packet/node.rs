@@ -242,11 +242,11 @@ impl Node {
         }
     }
 
-    /// An XDP program, and nothing behind it: its verdict, and what it left.
+    /// One program on a packet at the uplink, and nothing behind it: its verdict, and what it left.
     ///
     /// # Errors
     /// It fails.
-    pub fn xdp_alone(&mut self, program: &'static str, bytes: &[u8]) -> Result<(u32, Vec<u8>)> {
+    pub fn alone(&mut self, program: &'static str, bytes: &[u8]) -> Result<(u32, Vec<u8>)> {
         Ok(self.datapath.run_on(program, self.uplink, bytes)?)
     }
 
