@@ -182,11 +182,3 @@ fn traffic_distribution_becomes_hints_of_ready_endpoints() {
     check("PreferSameNode", json!({"forNodes": [{"name": "n"}], "forZones": [{"name": "zone-a"}]}));
     check("Elsewhere", Value::Null);
 }
-
-#[test]
-fn unready_addresses_that_are_to_be_published_are_ready() {
-    let service = service(json!({"publishNotReadyAddresses": true}));
-    let slices = apply(&[], plan(&service, &[pod(1, 8080, false, false)], &[]));
-    let conditions = slices[0].endpoints.iter().flatten().next().and_then(|end| end.conditions.clone()).unwrap();
-    assert_eq!((conditions.ready, conditions.serving), (Some(true), Some(false)));
-}

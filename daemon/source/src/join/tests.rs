@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::front::{AFFINITY_DEFAULT, DSR};
@@ -202,6 +203,41 @@ fn hints_hold_all_or_nothing_as_in_kube_proxy() {
     let nowhere = Place { node: "n1", zone: None };
     check(nowhere, &[(true, &[], &["east"]), (true, &[], &["west"])], &[true, true]);
     check(nowhere, &[(true, &["n1"], &["east"]), (true, &["n2"], &["west"])], &[true, false]);
+}
+
+proptest! {
+    /// Whatever hints say, a Service that has ready endpoints has near ones among them, in each family that has any.
+    #[test]
+    fn hints_never_leave_a_client_without_an_endpoint(
+        rows in prop::collection::vec((any::<bool>(), any::<bool>(), prop::option::of(0..3_u8), prop::option::of(0..3_u8)), 0..8),
+        zone in prop::option::of(0..3_u8),
+    ) {
+        let of_family = |wanted: bool| {
+            let rows = rows.iter().enumerate().filter(|(_, row)| row.0 == wanted);
+            let endpoints: Vec<Value> = rows
+                .map(|(index, (ipv4, ready, node, zone))| {
+                    let address = if *ipv4 { format!("10.244.0.{}", index + 1) } else { format!("fd00:1::{}", index + 1) };
+                    let name = |kind: &str, number: &Option<u8>| {
+                        number.iter().map(|number| json!({"name": format!("{kind}{number}")})).collect::<Vec<_>>()
+                    };
+                    json!({"addresses": [address], "conditions": {"ready": ready},
+                        "hints": {"forNodes": name("n", node), "forZones": name("z", zone)}})
+                })
+                .collect();
+            endpoint_slice(if wanted { "IPv4" } else { "IPv6" }, json!([{"port": 8080}]), endpoints.into())
+        };
+        let zone = zone.map(|number| format!("z{number}"));
+        let place = Place { node: "n1", zone: zone.as_deref() };
+        let spec = json!({"clusterIPs": ["10.96.0.7", "fd00::7"], "ports": [{"port": 80}]});
+        let service = joined_at(place, spec, &[of_family(true), of_family(false)]);
+        let endpoints = &service.ports[0].endpoints;
+        prop_assert_eq!(endpoints.len(), rows.len());
+        prop_assert!(endpoints.windows(2).all(|pair| pair[0].address < pair[1].address));
+        for ipv4 in [true, false] {
+            let ready: Vec<_> = endpoints.iter().filter(|one| one.address.is_ipv4() == ipv4 && one.ready).collect();
+            prop_assert!(ready.is_empty() || ready.iter().any(|one| one.near), "{:?}", ready);
+        }
+    }
 }
 
 #[test]

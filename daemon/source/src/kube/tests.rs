@@ -132,12 +132,19 @@ impl Server {
         }
     }
 
-    /// Two objects at a time.
+    /// Two objects at a time; the objects of a list do not say their kind.
     fn page(&self, kind: &str, skipped: usize) -> (Vec<Value>, String) {
         let store = self.lock();
         let all: Vec<&Value> =
             store.objects.iter().filter(|(key, _)| key.0 == kind).map(|(_, object)| object).collect();
-        let page = all.iter().skip(skipped).take(2).map(|object| (*object).clone()).collect();
+        let page = all.iter().skip(skipped).take(2).map(|object| {
+            let mut object = (*object).clone();
+            for field in ["apiVersion", "kind"] {
+                object.as_object_mut().map(|fields| fields.remove(field));
+            }
+            object
+        });
+        let page = page.collect();
         (page, if all.len() > skipped + 2 { (skipped + 2).to_string() } else { String::new() })
     }
 
