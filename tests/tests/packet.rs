@@ -21,6 +21,8 @@ mod random;
 mod refuse;
 #[path = "packet/services.rs"]
 mod services;
+#[path = "packet/slow.rs"]
+mod slow;
 #[path = "packet/source.rs"]
 mod source;
 
@@ -81,7 +83,7 @@ fn make(kind: Kind) -> Result<Node> {
 }
 
 fn main() -> ExitCode {
-    let suites: [&[Case<Subject>]; 10] = [
+    let suites: [&[Case<Subject>]; 11] = [
         load::CASES,
         services::CASES,
         refuse::CASES,
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         life::CASES,
         awkward::CASES,
         errors::CASES,
+        slow::CASES,
         random::CASES,
     ];
     suite::run(|| Ok(Subject::default()), &suites.concat())
