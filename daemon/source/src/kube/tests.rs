@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::*;
 use crate::update::{ObjectName, Update};
@@ -39,13 +44,15 @@ struct Server {
     changed: watch::Sender<u64>,
     expiry: Expiry,
     address: std::net::SocketAddr,
+    /// Lets in whom its authority has signed, and nobody else.
+    tls: Option<TlsAcceptor>,
 }
 
 impl Server {
-    async fn new(expiry: Expiry) -> (Self, CancellationToken) {
+    async fn new(expiry: Expiry, tls: Option<TlsAcceptor>) -> (Self, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let server = Self { store: Arc::default(), changed: watch::Sender::new(0), expiry, address };
+        let server = Self { store: Arc::default(), changed: watch::Sender::new(0), expiry, address, tls };
         let up = server.serve(listener);
         (server, up)
     }
@@ -58,7 +65,19 @@ impl Server {
         tasks.clone().spawn(async move {
             while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
                 let (server, token) = (server.clone(), token.clone());
-                tasks.spawn(async move { token.run_until_cancelled(server.answer(stream)).await });
+                tasks.spawn(async move {
+                    let answered = async {
+                        match &server.tls {
+                            None => server.answer(stream).await,
+                            Some(tls) => {
+                                if let Ok(stream) = tls.accept(stream).await {
+                                    server.answer(stream).await;
+                                }
+                            }
+                        }
+                    };
+                    token.run_until_cancelled(answered).await
+                });
             }
         });
         up
@@ -89,7 +108,7 @@ impl Server {
         self.changed.send_replace(revision);
     }
 
-    async fn answer(&self, stream: TcpStream) {
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut stream = BufReader::new(stream);
         let mut request = String::new();
         let mut line = String::new();
@@ -148,7 +167,7 @@ impl Server {
         (page, if all.len() > skipped + 2 { (skipped + 2).to_string() } else { String::new() })
     }
 
-    async fn watch(&self, mut stream: TcpStream, kind: &str, mut from: u64) {
+    async fn watch(&self, mut stream: impl AsyncWrite + Unpin, kind: &str, mut from: u64) {
         let mut changes = self.changed.subscribe();
         let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
         let is_expired = from < self.lock().compacted;
@@ -177,12 +196,13 @@ impl Server {
     }
 }
 
-async fn respond(mut stream: TcpStream, status: &str, body: &str) {
+async fn respond(mut stream: impl AsyncWrite + Unpin, status: &str, body: &str) {
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     let _ = stream.write_all((head + body).as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 fn service(name: &str, port: impl Into<Value>) -> Value {
@@ -206,11 +226,15 @@ struct Rig {
 
 impl Rig {
     async fn new(server: &Server) -> Self {
+        Self::with(&format!("server: 'http://{}'", server.address), "token: secret").await
+    }
+
+    /// With these lines of the kubeconfig about the cluster and the user.
+    async fn with(cluster: &str, user: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("kubeconfig");
         let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nclusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\nusers: [{{name: u, user: {{token: secret}}}}]\n",
-            server.address
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nclusters: [{{name: c, cluster: {{{cluster}}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n",
         );
         std::fs::write(&path, text).expect("written");
         let source = Kube::open(&path, "n1").await.expect("a kubeconfig");
@@ -251,7 +275,7 @@ impl Rig {
 }
 
 async fn lives_through_outages(expiry: Expiry) {
-    let (server, up) = Server::new(expiry).await;
+    let (server, up) = Server::new(expiry, None).await;
     for name in ["a", "b", "c"] {
         server.happen("ADDED", service(name, 80));
     }
@@ -311,6 +335,54 @@ async fn last_good_the_source_lives_through_outages_and_expiry_by_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn last_good_the_source_lives_through_outages_and_expiry_by_status() {
     lives_through_outages(Expiry::Status).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_and_the_node_prove_who_they_are() {
+    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().expect("a key");
+    let root = authority.self_signed(&authority_key).expect("a certificate");
+    let issuer = Issuer::new(authority, authority_key);
+    let signed = |name: &str| {
+        let key = KeyPair::generate().expect("a key");
+        let parameters = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        (parameters.signed_by(&key, &issuer).expect("a certificate"), key)
+    };
+    let _ = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().clone()).expect("a root");
+    let verifier = WebPkiClientVerifier::builder(roots.into()).build().expect("a verifier");
+    let (certificate, key) = signed("127.0.0.1");
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+    let config = config.with_single_cert(vec![certificate.der().clone()], key).expect("a configuration");
+    let (server, up) = Server::new(Expiry::Event, Some(TlsAcceptor::from(Arc::new(config)))).await;
+    server.happen("ADDED", service("a", 80));
+
+    let data = |text: &str| base64(text.as_bytes());
+    let cluster = format!("server: 'https://{}', certificate-authority-data: {}", server.address, data(&root.pem()));
+    let mut stranger = Rig::with(&cluster, "token: secret").await;
+    stranger.contact(false).await;
+    stranger.end().await;
+    let (certificate, key) = signed("n1");
+    let user = format!(
+        "client-certificate-data: {}, client-key-data: {}",
+        data(&certificate.pem()),
+        data(&key.serialize_pem())
+    );
+    let mut rig = Rig::with(&cluster, &user).await;
+    rig.until(&["a"]).await;
+    rig.contact(true).await;
+    up.cancel();
+    rig.end().await;
+}
+
+fn base64(bytes: &[u8]) -> String {
+    serde_json::to_value(k8s_openapi::ByteString(bytes.to_vec()))
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .expect("text")
 }
 
 #[tokio::test]
