@@ -4,7 +4,7 @@
 //! Services, EndpointSlices and this node's Node count; others are left out. The directory is watched, and looked
 //! through now and then besides, since a watch can miss things (network file systems, a directory replaced).
 //!
-//! [`manifest`] reads one file's text, [`folder`] keeps what each file said last, and [`desired`] makes one state of all
+//! `manifest` reads one file's text, `folder` keeps what each file said last, and `desired` makes one state of all
 //! of them and of two states an update. A file being written is left alone until it stands still; an object or a file
 //! that cannot be read leaves what it said before in force (`LAST-GOOD`), as does a directory that is gone.
 

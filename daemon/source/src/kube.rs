@@ -1,6 +1,6 @@
 //! Any Kubernetes API server as a source: Services, EndpointSlices and the node's own Node, listed and watched.
 //!
-//! [`watch`] follows one kind and knows the protocol: pages, bookmarks, expiry, silence. [`gather`] makes updates of what
+//! `watch` follows one kind and knows the protocol: pages, bookmarks, expiry, silence. `gather` makes updates of what
 //! the three tell. A list after the first is compared with what is known, so that a server that was away, or a watch that
 //! was too old, changes nothing that stayed the same; an error changes nothing at all (`LAST-GOOD`).
 

@@ -3,7 +3,7 @@
 //! The connection carries the node's client certificate. A dead peer is noticed by HTTP/2 pings within ten seconds; a
 //! stream that ends is opened again after a jittered pause and goes on at the revision last acknowledged.
 //!
-//! [`decode`] reads what comes over the wire, [`pause`] decides how long to wait, and `stream` runs one stream after
+//! [`decode`] reads what comes over the wire, `pause` decides how long to wait, and `stream` runs one stream after
 //! the other. None of them touches the [`View`](crate::View): what is known stays known without contact.
 
 use std::path::PathBuf;
@@ -21,7 +21,6 @@ use crate::report::{self, Outcome, Report, ReportError, Reporter};
 use crate::source::{Feed, Source, feed};
 
 pub mod decode;
-
 mod stream;
 
 /// A connection that does not come about in this time is tried again.

@@ -70,13 +70,13 @@ impl Server {
                         match &server.tls {
                             None => server.answer(stream).await,
                             Some(tls) => {
-                                if let Ok(stream) = tls.accept(stream).await {
+                                if let Ok(stream) = Box::pin(tls.accept(stream)).await {
                                     server.answer(stream).await;
                                 }
                             }
                         }
                     };
-                    token.run_until_cancelled(answered).await
+                    token.run_until_cancelled(Box::pin(answered)).await
                 });
             }
         });
