@@ -8,9 +8,14 @@ use netlink_packet_core::{
     NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// As much as the kernel puts into one answer; fewer system calls than asking for each one's size.
 const ANSWER: usize = 64 * 1024;
+/// Seconds for an answer, which comes at once or never.
+const PATIENCE: i64 = 5;
 
 /// A netlink socket. It belongs to the network namespace of the thread that opens it, for good.
 #[derive(Debug)]
@@ -22,6 +27,7 @@ impl Netlink {
     /// One for `NETLINK_ROUTE`, `NETLINK_SOCK_DIAG` or another protocol.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let socket = Socket::new(protocol)?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket })
     }
@@ -58,11 +64,18 @@ impl Netlink {
             let mut buffer = Vec::with_capacity(ANSWER);
             self.socket.recv(&mut buffer, 0)?;
             let mut rest = &buffer[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<I>::deserialize(rest).map_err(io::Error::other)?;
+            while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
                 // Messages begin at multiples of four.
-                let length = (message.header.length as usize).next_multiple_of(4).min(rest.len());
-                rest = &rest[length..];
+                let (message, after) = rest.split_at(length.next_multiple_of(4).clamp(4, rest.len()));
+                rest = after;
+                let message = match NetlinkMessage::<I>::deserialize(message) {
+                    Ok(message) => message,
+                    // One of many that a newer kernel describes in a way unknown here.
+                    Err(error) => {
+                        tracing::debug!(%error, "a netlink message is not understood");
+                        continue;
+                    }
+                };
                 match message.payload {
                     NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
