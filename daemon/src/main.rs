@@ -41,7 +41,7 @@ enum Command {
     /// Remove what `up` made: pods, interfaces, routes, pins, cgroups, mounts and processes.
     Down(down::DownArguments),
     /// Run the node daemon in the foreground.
-    Node(node::NodeArguments),
+    Node(Box<node::NodeArguments>),
     /// Answer the container runtime: the CNI plugin (its input is the environment and standard input).
     Cni,
     /// Work with the container runtime's images.
@@ -111,7 +111,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         match (command, prepared) {
-            (Command::Node(arguments), Some(prepared)) => node::run(arguments, prepared).await,
+            (Command::Node(arguments), Some(prepared)) => node::run(*arguments, prepared).await,
             (Command::Up(arguments), _) => up::run(arguments).await,
             (Command::Down(arguments), _) => down::run(arguments).await,
             (Command::Image(command), _) => image::run(command).await,

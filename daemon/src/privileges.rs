@@ -14,12 +14,21 @@ const KEPT: [(Capability, &str); 5] = [
     (Capability::CAP_SYS_PTRACE, "finding the pods' network namespaces"),
 ];
 
-/// Kept for a health port below 1024 only.
-const LOW_PORTS: (Capability, &str) = (Capability::CAP_NET_BIND_SERVICE, "the health port");
+/// What only some proxies need.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// A health port below 1024.
+    pub(crate) low_ports: bool,
+    /// A kubeconfig, keys or manifests, which may belong to anybody and change while the daemon runs.
+    pub(crate) files: bool,
+}
 
 /// Keeps what is needed and drops the rest, from the bounding set too; says what was kept.
-pub(crate) fn reduce(low_ports: bool) -> Result<()> {
-    let wanted: Vec<_> = KEPT.into_iter().chain(low_ports.then_some(LOW_PORTS)).collect();
+pub(crate) fn reduce(needs: Needs) -> Result<()> {
+    let low_ports = needs.low_ports.then_some((Capability::CAP_NET_BIND_SERVICE, "the health port"));
+    let files =
+        needs.files.then_some((Capability::CAP_DAC_READ_SEARCH, "reading the source's files, whosever they are"));
+    let wanted: Vec<_> = KEPT.into_iter().chain(low_ports).chain(files).collect();
     let held = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     // The bounding set goes first: dropping from it needs a capability that is not kept.
     if held.contains(&Capability::CAP_SETPCAP) {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::layout::Layout;
+use crate::privileges::Needs;
 use crate::process::Identity;
 use crate::{admin, mounts, preflight, privileges};
 
@@ -40,8 +41,11 @@ pub(super) fn prepare(arguments: &NodeArguments, dir: &Path) -> Result<Prepared>
         .with_context(|| format!("cannot write {}", layout.namespace().display()))?;
     // Kernels before 5.11 count maps as locked memory. Without the right to raise the limit, it may do as it is.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    let low_ports = arguments.datapath.healthz_bind.0.is_some_and(|address| address.port() < UNPRIVILEGED);
-    privileges::reduce(low_ports).context("cannot give up capabilities")?;
+    let needs = Needs {
+        low_ports: arguments.datapath.healthz_bind.0.is_some_and(|address| address.port() < UNPRIVILEGED),
+        files: !matches!(arguments.source, SourceSpec::Push),
+    };
+    privileges::reduce(needs).context("cannot give up capabilities")?;
     Ok(Prepared { layout, bpffs, cgroup, _lock: Some(lock) })
 }
 

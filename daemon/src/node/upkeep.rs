@@ -120,10 +120,10 @@ impl Upkeep {
                 self.health.answer_on(datapath.node_port_addresses());
             }
         }
-        if let Some(pods) = &mut self.pods {
-            if let Err(error) = pods.look(&self.datapath).await {
-                tracing::error!(error = format!("{error:#}"), "pods' interfaces could not be looked for; tried again");
-            }
+        if let Some(pods) = &mut self.pods
+            && let Err(error) = pods.look(&self.datapath).await
+        {
+            tracing::error!(error = format!("{error:#}"), "pods' interfaces could not be looked for; tried again");
         }
     }
 }
