@@ -133,7 +133,12 @@ pub(crate) fn uplink(
     for way in &ways {
         match attach_xdp(ebpf, way, interface.ifindex, &pinned(way)) {
             Ok(()) => return Ok((way.mode, describe(interface, way, &reasons.join("; ")))),
-            Err(error) => reasons.push(format!("no {} with {}: {}", way.mode, way.program, chain(&error))),
+            Err(error) => {
+                reasons.push(format!("no {} ({}): {}", way.mode, way.program, chain(error.as_ref())));
+                if is_unsupported(error.as_ref()) {
+                    break;
+                }
+            }
         }
     }
     if reasons.is_empty() {
@@ -158,13 +163,19 @@ fn xdp_fd(ebpf: &mut Ebpf, name: &'static str, interface: &str) -> Result<std::o
     fd.as_fd().try_clone_to_owned().map_err(io_failed("duplicate the descriptor of", Path::new(name)))
 }
 
-fn attach_xdp(ebpf: &mut Ebpf, way: &Way, ifindex: u32, path: &Path) -> Result<(), DatapathError> {
+fn attach_xdp(ebpf: &mut Ebpf, way: &Way, ifindex: u32, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let program = ready_xdp(ebpf, way.program)?;
-    program
-        .attach_to_if_index(ifindex, way.xdp)
-        .and_then(|id| program.take_link(id))
-        .and_then(|link| pin(link, path))
-        .map_err(failed(way.program, "the interface"))
+    let id = program.attach_to_if_index(ifindex, way.xdp)?;
+    Ok(pin(program.take_link(id)?, path)?)
+}
+
+/// The driver knows nothing of it, whatever the program.
+fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let errno = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        errno == Some(libc::EOPNOTSUPP)
+    })
 }
 
 /// Attaches to both sides of a pod's host-side interface.

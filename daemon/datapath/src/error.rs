@@ -13,7 +13,17 @@ pub enum DatapathError {
     /// The object was refused.
     #[error("cannot load the BPF object")]
     Object(#[source] Box<aya::EbpfError>),
-    /// A program was refused by the kernel.
+    /// The verifier refused a program.
+    #[error("the kernel refused the BPF program `{program}`; the end of what its verifier says:\n{log}")]
+    Refused {
+        /// Its name in the object.
+        program: &'static str,
+        /// The last lines of the verifier's log.
+        log: String,
+        /// What the system call said.
+        source: io::Error,
+    },
+    /// A program could not be loaded.
     #[error("cannot load the BPF program `{program}`")]
     Program {
         /// Its name in the object.

@@ -9,13 +9,13 @@ mod words;
 
 use std::net::{IpAddr, SocketAddr};
 
-use fairlead_abi::{Backend, ServiceValue, Trace, TraceSteps};
+use fairlead_abi::{AffinityKey, Backend, ServiceValue, Trace, TraceSteps};
 use fairlead_source::Protocol;
 use serde::Serialize;
 
 use crate::desired::Key;
-use crate::tables::{Set, protocol_number};
-use crate::{Datapath, DatapathError};
+use crate::tables::{Set, protocol_number, to_mapped};
+use crate::{Datapath, DatapathError, loader};
 
 /// A question: where would a packet of this description go?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,13 +195,12 @@ impl Datapath {
             answer.conclude("refused at connect (socket_no_endpoint)", reason);
             return true;
         }
-        let kept = if affinity > 0 {
-            format!(", or the one the client had within the last {affinity} s (session affinity)")
-        } else {
-            String::new()
-        };
-        answer.step("choice", format!("in turn from the {} of {place}{kept}", members.len()));
-        let only = (members.len() == 1).then(|| members[0].0);
+        let kept = if affinity > 0 { self.kept(group, affinity, request, is_pod) } else { None };
+        match kept {
+            Some(kept) => answer.step("session affinity", format!("the client keeps {kept} ({affinity} s)")),
+            None => answer.step("choice", format!("in turn from the {} of {place}", members.len())),
+        }
+        let only = kept.or_else(|| (members.len() == 1).then(|| members[0].0));
         if let Some(only) = only {
             answer.chosen = Some(only);
             answer.candidates.iter_mut().for_each(|candidate| candidate.chosen = candidate.address == only);
@@ -212,6 +211,21 @@ impl Datapath {
             "translated once, at connect or sendmsg; its packets carry the endpoint's address and are not touched",
         );
         true
+    }
+
+    /// The endpoint that a client of this node has had within the time of the group's affinity, if it takes new flows.
+    fn kept(&self, group: u32, affinity: u32, request: &ExplainRequest, is_pod: bool) -> Option<SocketAddr> {
+        let client = if is_pod {
+            to_mapped(request.src.ip())
+        } else {
+            let mut client = [0xff; 16];
+            client[8..].copy_from_slice(&crate::netns_cookie(None).ok()?.to_ne_bytes());
+            client
+        };
+        let entry = self.kernel.affinity(&AffinityKey { client, group })?;
+        let (address, backend) = self.tables.backend(entry.backend)?;
+        let is_recent = loader::ticks().wrapping_sub(entry.seen) < affinity;
+        (is_recent && backend.life == entry.life && backend.state() == Backend::ACTIVE).then_some(address)
     }
 
     /// A program's record in words.

@@ -9,8 +9,8 @@ use aya::Pod as Plain;
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use fairlead_abi::{
-    Backend, Counter, FlowKey, FlowValue, Group, MemberKey, Pod, Range, RangeKey, ServiceKey, ServiceValue, SourcePool,
-    Trace, V4, V6, map,
+    AffinityKey, AffinityValue, Backend, Counter, FlowKey, FlowValue, Group, MemberKey, Pod, Range, RangeKey,
+    ServiceKey, ServiceValue, SourcePool, Trace, V4, V6, map,
 };
 
 use crate::desired::Key;
@@ -34,6 +34,7 @@ pub(crate) struct Kernel {
     uplinks: HashMap<MapData, u32, SourcePool>,
     flows4: HashMap<MapData, FlowKey<V4>, FlowValue<V4>>,
     flows6: HashMap<MapData, FlowKey<V6>, FlowValue<V6>>,
+    affinity: HashMap<MapData, AffinityKey, AffinityValue>,
     counters: PerCpuArray<MapData, u64>,
     trace: PerCpuArray<MapData, Trace>,
     groups: MappedWords,
@@ -66,6 +67,7 @@ impl Kernel {
             uplinks: typed(dir, map::UPLINKS)?,
             flows4: typed(dir, map::FLOWS4)?,
             flows6: typed(dir, map::FLOWS6)?,
+            affinity: typed(dir, map::AFFINITY)?,
             counters: typed(dir, map::COUNTERS)?,
             trace: typed(dir, map::TRACE)?,
             groups,
@@ -250,6 +252,11 @@ impl Kernel {
     pub(crate) fn trace(&self) -> Result<Option<Trace>, DatapathError> {
         let values = self.trace.get(&0, 0).map_err(failed(map::TRACE))?;
         Ok(values.iter().find(|trace| trace.steps != 0).copied())
+    }
+
+    /// What is remembered of a client of a group.
+    pub(crate) fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.affinity.get(key, 0).ok()
     }
 
     /// Flows of IPv4 and IPv6 in the tables.

@@ -4,12 +4,12 @@ use std::fs;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-use aya::programs::{CgroupSockAddr, ProgramType, SchedClassifier, Xdp};
+use aya::programs::{CgroupSockAddr, ProgramError, ProgramType, SchedClassifier, Xdp};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use fairlead_abi::{Net4, Net6, Node, map};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::time::{ClockId, clock_getres};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::config::Config;
 use crate::error::DatapathError;
@@ -113,15 +113,8 @@ pub(crate) const XDP: [&str; 2] = ["xdp_service", "xdp_service_veth"];
 /// The same for packets in buffers of many parts (since Linux 5.18).
 pub(crate) const XDP_FRAGS: [&str; 2] = ["xdp_service_frags", "xdp_service_veth_frags"];
 /// tc programs of the object. The last two are never attached.
-pub(crate) const TC: [&str; 7] = [
-    "tc_uplink_in",
-    "tc_uplink_out",
-    "tc_from_pod",
-    "tc_to_pod",
-    "tc_fragment_back",
-    "explain_uplink",
-    "explain_pod",
-];
+pub(crate) const TC: [&str; 7] =
+    ["tc_uplink_in", "tc_uplink_out", "tc_from_pod", "tc_to_pod", "tc_fragment_back", "explain_uplink", "explain_pod"];
 /// Socket hooks of the object.
 pub(crate) const SOCKET: [&str; 8] = [
     "sock_connect4",
@@ -134,14 +127,27 @@ pub(crate) const SOCKET: [&str; 8] = [
     "sock_getpeername6",
 ];
 
-fn refused(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> DatapathError {
-    move |source| DatapathError::Program { program, source: Box::new(source) }
+/// Lines of the verifier's log that an error shows.
+const VERIFIER_LINES: usize = 30;
+
+fn refused(program: &'static str) -> impl Fn(ProgramError) -> DatapathError {
+    move |source| match source {
+        // The whole of it may be megabytes.
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::debug!(program, log, "the verifier refused a program");
+            let lines: Vec<&str> = log.lines().collect();
+            let log = lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n");
+            DatapathError::Refused { program, log, source: io_error }
+        }
+        source => DatapathError::Program { program, source: Box::new(source) },
+    }
 }
 
 /// A program of the object by name.
 pub(crate) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NotBuilt)?;
     <&mut P>::try_from(program).map_err(refused(name))
@@ -240,11 +246,24 @@ fn ephemeral() -> (u32, u32) {
     }
 }
 
-/// By how many bits a count of jiffies is shifted to count in about seconds. The coarse clock ticks once per jiffy.
-fn tick_shift() -> u32 {
+/// Jiffies per second. The coarse clock ticks once per jiffy.
+fn hertz() -> i64 {
     let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(4_000_000, |time| time.tv_nsec().max(1));
-    let hertz = (1_000_000_000 / resolution).clamp(1, 10_000) as f64;
-    hertz.log2().round() as u32
+    (1_000_000_000 / resolution).clamp(1, 10_000)
+}
+
+/// By how many bits a count of jiffies is shifted to count in about seconds.
+fn tick_shift() -> u32 {
+    (hertz() as f64).log2().round() as u32
+}
+
+/// What the programs' clock shows, give or take a few seconds: user space has no jiffies. The kernel starts their count
+/// five minutes before 32 bits of it run out.
+pub(crate) fn ticks() -> u32 {
+    let hertz = hertz();
+    let uptime = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.tv_sec());
+    let jiffies = (1i64 << 32) + (uptime - 300) * hertz;
+    (jiffies >> tick_shift()) as u32
 }
 
 /// Takes over the links of other versions of the ABI: their programs are replaced in place where ours are attached, so
