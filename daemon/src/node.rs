@@ -70,8 +70,6 @@ pub(crate) struct NodeArguments {
     /// node, when absent. For a proxy alone. May be repeated.
     #[arg(long = "pod-interface", value_name = "PATTERN", requires = "proxy_only")]
     pod_interfaces: Vec<String>,
-    #[command(flatten)]
-    datapath: DatapathArguments,
     /// The API server of `--source push`, which the node's certificate is good for.
     #[arg(long, value_name = "URL", required_unless_present = "proxy_only")]
     server: Option<String>,
@@ -93,6 +91,9 @@ pub(crate) struct NodeArguments {
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
+    // The last, because its heading holds for all that follows.
+    #[command(flatten)]
+    datapath: DatapathArguments,
 }
 
 /// How long tasks may take to come to rest when the daemon ends.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use fairlead_source::{Feed, Push, Source, SourceSpec, file, kube};
+use fairlead_source::{Push, Source, SourceSpec, file, kube};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,8 @@ pub(super) async fn run(arguments: NodeArguments, prepared: Prepared) -> Result<
     let mut stop = Stop::watch()?;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
+    // What cannot be had is said before anything is attached.
+    let source = source(&arguments, &prepared.layout).await?;
     let shared = Shared::open(&arguments, &prepared).await?;
     tracing::info!(elapsed = ?began.elapsed(), "data path in force");
     let uplinks = arguments.datapath.uplinks()?;
@@ -84,7 +86,7 @@ pub(super) async fn run(arguments: NodeArguments, prepared: Prepared) -> Result<
     let mut pods = ForeignPods::new(&shared, uplinks, arguments.pod_interfaces.clone());
     pods.look(&shared.datapath).await.context("cannot look for pods' interfaces")?;
 
-    let feed = source(&arguments, &prepared.layout, &tasks, &shutdown).await?;
+    let feed = source.start(&tasks, shutdown.child_token());
     let listener = admin::listen(&prepared.layout.socket())?;
     let service = AdminService {
         facts: shared.facts(&arguments, feed.contact.clone(), None),
@@ -116,14 +118,9 @@ pub(super) async fn run(arguments: NodeArguments, prepared: Prepared) -> Result<
     Ok(())
 }
 
-async fn source(
-    arguments: &NodeArguments,
-    layout: &Layout,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> Result<Feed> {
+async fn source(arguments: &NodeArguments, layout: &Layout) -> Result<Box<dyn Source>> {
     let node = &arguments.node_name;
-    let source: Box<dyn Source> = match &arguments.source {
+    Ok(match &arguments.source {
         SourceSpec::Push => Box::new(
             Push::open(push_config(arguments, layout)?).context("cannot prepare the stream from the control plane")?,
         ),
@@ -131,8 +128,7 @@ async fn source(
         SourceSpec::Kube(config) => {
             Box::new(kube::Kube::open(config, node).await.context("cannot prepare the watch of an API server")?)
         }
-    };
-    Ok(source.start(tasks, shutdown.child_token()))
+    })
 }
 
 /// A proxy changes no switches of the host; but what a CNI forgot is worth a word.
