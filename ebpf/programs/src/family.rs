@@ -1,21 +1,21 @@
 //! The two families of addresses. Everything that decides is written once, over [`Family`].
 
 use aya_ebpf::maps::{HashMap, LruHashMap};
-use fairlead_abi::{FlowKey, FlowValue, NON_MASQUERADE_MAX, SOURCES_MAX, ServiceKey, ServiceValue, SourcePool, V4, V6};
-use fairlead_packet::{choice, net};
+use fairlead_abi::{
+    Backend, FlowKey, FlowValue, NON_MASQUERADE_MAX, SOURCES_MAX, ServiceKey, ServiceValue, SourcePool, V6,
+};
+use fairlead_packet::{checksum, choice, net};
 
 use crate::maps::{self, node};
 
 /// What differs between IPv4 and IPv6.
 pub(crate) trait Family: Copy + 'static {
-    /// An address as it stands in the packet.
+    /// An address as it stands in the packet, as words: the target moves what is not known to be aligned byte by byte.
     type Addr: Copy + 'static;
     /// Whether this is IPv6.
     const V6: bool;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
-    /// Ethernet type, as it stands in the packet.
-    const ETH_TYPE: [u8; 2];
     /// Length of the header without options or extensions.
     const HEADER: usize;
     /// Where the source address stands in the header; the destination follows it.
@@ -28,8 +28,6 @@ pub(crate) trait Family: Copy + 'static {
     const ECHO: u8;
     /// ICMP type of an echo reply.
     const ECHO_REPLY: u8;
-    /// An address of zeros.
-    const ZERO: Self::Addr;
 
     /// The flows of this family.
     fn flows() -> &'static LruHashMap<FlowKey<Self::Addr>, FlowValue<Self::Addr>>;
@@ -37,10 +35,16 @@ pub(crate) trait Family: Copy + 'static {
     fn services() -> &'static HashMap<ServiceKey<Self::Addr>, ServiceValue>;
     /// The address in the form of the tables of both families.
     fn mapped(addr: Self::Addr) -> V6;
-    /// The address as a [`fairlead_abi::Backend`] holds it.
-    fn of_backend(addr: &V6) -> Self::Addr;
+    /// The address that is in the form of the tables of both families.
+    fn of_mapped(addr: &V6) -> Self::Addr;
+    /// Address of an endpoint.
+    fn of_backend(backend: &Backend) -> Self::Addr;
     /// Whether two addresses are the same.
     fn same(a: &Self::Addr, b: &Self::Addr) -> bool;
+    /// What a sum changes by when an address is replaced, see [`checksum::delta`].
+    fn delta(old: &Self::Addr, new: &Self::Addr) -> u32;
+    /// The sum of an address, see [`checksum::words`].
+    fn words(addr: &Self::Addr) -> u32;
     /// Whether it is where pods live.
     fn in_cluster(addr: &Self::Addr) -> bool;
     /// Whether pods reach it under their own address: in the cluster, or exempt from masquerade.
@@ -78,51 +82,71 @@ pub(crate) struct Ip4;
 #[derive(Clone, Copy)]
 pub(crate) struct Ip6;
 
+/// The bytes of an address.
+#[inline(always)]
+fn bytes(words: &[u32; 4]) -> V6 {
+    // SAFETY: words of the same size, any bits of which are bytes.
+    unsafe { core::mem::transmute(*words) }
+}
+
 impl Family for Ip4 {
-    type Addr = V4;
+    type Addr = u32;
     const V6: bool = false;
     const AF: u8 = 2;
-    const ETH_TYPE: [u8; 2] = net::ETH_IPV4;
     const HEADER: usize = 20;
     const ADDRS: usize = 12;
     const TTL: usize = 8;
     const ICMP: u8 = fairlead_abi::proto::ICMP;
     const ECHO: u8 = net::ECHO;
     const ECHO_REPLY: u8 = net::ECHO_REPLY;
-    const ZERO: V4 = [0; 4];
 
     #[inline(always)]
-    fn flows() -> &'static LruHashMap<FlowKey<V4>, FlowValue<V4>> {
+    fn flows() -> &'static LruHashMap<FlowKey<u32>, FlowValue<u32>> {
         &maps::FLOWS4
     }
 
     #[inline(always)]
-    fn services() -> &'static HashMap<ServiceKey<V4>, ServiceValue> {
+    fn services() -> &'static HashMap<ServiceKey<u32>, ServiceValue> {
         &maps::SERVICES4
     }
 
     #[inline(always)]
-    fn mapped(addr: V4) -> V6 {
-        fairlead_abi::mapped(addr)
+    fn mapped(addr: u32) -> V6 {
+        bytes(&[0, 0, 0xffff_u32.to_be(), addr])
     }
 
     #[inline(always)]
-    fn of_backend(addr: &V6) -> V4 {
-        [addr[0], addr[1], addr[2], addr[3]]
+    fn of_mapped(addr: &V6) -> u32 {
+        u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])
     }
 
     #[inline(always)]
-    fn same(a: &V4, b: &V4) -> bool {
-        u32::from_ne_bytes(*a) == u32::from_ne_bytes(*b)
+    fn of_backend(backend: &Backend) -> u32 {
+        Ip6::of_backend(backend)[0]
     }
 
     #[inline(always)]
-    fn in_cluster(addr: &V4) -> bool {
-        net::holds4([node!(cluster4.addr), node!(cluster4.mask)], *addr)
+    fn same(a: &u32, b: &u32) -> bool {
+        a == b
     }
 
     #[inline(always)]
-    fn is_near(addr: &V4) -> bool {
+    fn delta(old: &u32, new: &u32) -> u32 {
+        checksum::delta(&old.to_ne_bytes(), &new.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn words(addr: &u32) -> u32 {
+        checksum::words(&addr.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn in_cluster(addr: &u32) -> bool {
+        net::holds4([node!(cluster4.addr), node!(cluster4.mask)], addr.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn is_near(addr: &u32) -> bool {
         if Self::in_cluster(addr) {
             return true;
         }
@@ -132,7 +156,7 @@ impl Family for Ip4 {
             if i as u32 >= len {
                 break;
             }
-            if net::holds4([node!(near4[i].addr), node!(near4[i].mask)], *addr) {
+            if net::holds4([node!(near4[i].addr), node!(near4[i].mask)], addr.to_ne_bytes()) {
                 return true;
             }
             i += 1;
@@ -141,13 +165,13 @@ impl Family for Ip4 {
     }
 
     #[inline(always)]
-    fn is_unicast(addr: &V4) -> bool {
-        net::is_unicast4(*addr)
+    fn is_unicast(addr: &u32) -> bool {
+        net::is_unicast4(addr.to_ne_bytes())
     }
 
     #[inline(always)]
-    fn hash(client: &V4, service: &V4, port: [u8; 2], proto: u8) -> u32 {
-        choice::hash(*client, *service, port, proto)
+    fn hash(client: &u32, service: &u32, port: [u8; 2], proto: u8) -> u32 {
+        choice::hash(client.to_ne_bytes(), service.to_ne_bytes(), port, proto)
     }
 
     #[inline(always)]
@@ -156,61 +180,76 @@ impl Family for Ip4 {
     }
 
     #[inline(always)]
-    fn source(pool: &SourcePool, place: u32) -> V4 {
-        pool.v4[place as usize & (SOURCES_MAX - 1)]
+    fn source(pool: &SourcePool, place: u32) -> u32 {
+        u32::from_ne_bytes(pool.v4[place as usize & (SOURCES_MAX - 1)])
     }
 }
 
 impl Family for Ip6 {
-    type Addr = V6;
+    type Addr = [u32; 4];
     const V6: bool = true;
     const AF: u8 = 10;
-    const ETH_TYPE: [u8; 2] = net::ETH_IPV6;
     const HEADER: usize = 40;
     const ADDRS: usize = 8;
     const TTL: usize = 7;
     const ICMP: u8 = fairlead_abi::proto::ICMPV6;
     const ECHO: u8 = net::ECHO6;
     const ECHO_REPLY: u8 = net::ECHO_REPLY6;
-    const ZERO: V6 = [0; 16];
 
     #[inline(always)]
-    fn flows() -> &'static LruHashMap<FlowKey<V6>, FlowValue<V6>> {
+    fn flows() -> &'static LruHashMap<FlowKey<[u32; 4]>, FlowValue<[u32; 4]>> {
         &maps::FLOWS6
     }
 
     #[inline(always)]
-    fn services() -> &'static HashMap<ServiceKey<V6>, ServiceValue> {
+    fn services() -> &'static HashMap<ServiceKey<[u32; 4]>, ServiceValue> {
         &maps::SERVICES6
     }
 
     #[inline(always)]
-    fn mapped(addr: V6) -> V6 {
-        addr
+    fn mapped(addr: [u32; 4]) -> V6 {
+        bytes(&addr)
     }
 
     #[inline(always)]
-    fn of_backend(addr: &V6) -> V6 {
-        *addr
+    fn of_mapped(addr: &V6) -> [u32; 4] {
+        // SAFETY: bytes of the same size, any of which are words.
+        unsafe { core::mem::transmute(*addr) }
     }
 
     #[inline(always)]
-    fn same(a: &V6, b: &V6) -> bool {
+    fn of_backend(backend: &Backend) -> [u32; 4] {
+        // SAFETY: the first field of a struct of this alignment.
+        unsafe { *(&raw const backend.addr).cast::<[u32; 4]>() }
+    }
+
+    #[inline(always)]
+    fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
         // Not `==`, which becomes a call of `bcmp`.
-        u128::from_ne_bytes(*a) == u128::from_ne_bytes(*b)
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
     }
 
     #[inline(always)]
-    fn in_cluster(addr: &V6) -> bool {
+    fn delta(old: &[u32; 4], new: &[u32; 4]) -> u32 {
+        checksum::delta(&bytes(old), &bytes(new))
+    }
+
+    #[inline(always)]
+    fn words(addr: &[u32; 4]) -> u32 {
+        checksum::words(&bytes(addr))
+    }
+
+    #[inline(always)]
+    fn in_cluster(addr: &[u32; 4]) -> bool {
         net::holds6(
             [node!(cluster6.addr[0]), node!(cluster6.addr[1])],
             [node!(cluster6.mask[0]), node!(cluster6.mask[1])],
-            addr,
+            &bytes(addr),
         )
     }
 
     #[inline(always)]
-    fn is_near(addr: &V6) -> bool {
+    fn is_near(addr: &[u32; 4]) -> bool {
         if Self::in_cluster(addr) {
             return true;
         }
@@ -221,7 +260,7 @@ impl Family for Ip6 {
                 break;
             }
             let network = [node!(near6[i].addr[0]), node!(near6[i].addr[1])];
-            if net::holds6(network, [node!(near6[i].mask[0]), node!(near6[i].mask[1])], addr) {
+            if net::holds6(network, [node!(near6[i].mask[0]), node!(near6[i].mask[1])], &bytes(addr)) {
                 return true;
             }
             i += 1;
@@ -230,13 +269,13 @@ impl Family for Ip6 {
     }
 
     #[inline(always)]
-    fn is_unicast(addr: &V6) -> bool {
-        net::is_unicast6(addr)
+    fn is_unicast(addr: &[u32; 4]) -> bool {
+        net::is_unicast6(&bytes(addr))
     }
 
     #[inline(always)]
-    fn hash(client: &V6, service: &V6, port: [u8; 2], proto: u8) -> u32 {
-        choice::hash6(client, service, port, proto)
+    fn hash(client: &[u32; 4], service: &[u32; 4], port: [u8; 2], proto: u8) -> u32 {
+        choice::hash6(&bytes(client), &bytes(service), port, proto)
     }
 
     #[inline(always)]
@@ -245,7 +284,8 @@ impl Family for Ip6 {
     }
 
     #[inline(always)]
-    fn source(pool: &SourcePool, place: u32) -> V6 {
-        pool.v6[place as usize & (SOURCES_MAX - 1)]
+    fn source(pool: &SourcePool, place: u32) -> [u32; 4] {
+        // SAFETY: inside the pool, which is aligned for words, as this field of it is.
+        unsafe { *(&raw const pool.v6[place as usize & (SOURCES_MAX - 1)]).cast::<[u32; 4]>() }
     }
 }

@@ -1,33 +1,57 @@
 //! The programs of the data path, one object.
 //!
-//! Every interface undoes on the way out what it did on the way in: a flow is translated and translated back at the
-//! interface where its client is. Outside clients: `xdp_service` (or `tc_uplink_in`) and `tc_uplink_out`. Pods whose
-//! sockets bypass the hooks: `tc_from_pod` and `tc_to_pod`. Sockets on this node: `sock_service`, where nothing is left
-//! to translate back but what `recvmsg` and `getpeername` show. A reply that were given the node's own address as its
-//! source on a pod's interface would be dropped by the host's routing, which is why replies to the outside are
-//! translated at the uplink, after it.
+//! A flow is translated, and translated back, at its client's interface. Outside clients: `xdp_service`, for what is
+//! plain, with `tc_uplink_in` behind it for everything, and `tc_uplink_out`. Pods whose sockets bypass the hooks:
+//! `tc_from_pod` and `tc_to_pod`. Sockets on this node: the hooks of `sock`, where nothing is left to translate back but
+//! what `recvmsg` and `getpeername` show.
 //!
-//! `service` and `masquerade` decide, on a parsed packet; the entry points parse, ask and rewrite.
+//! A packet is read (`parse`), its verdict found (`uplink` and `pod` ask `flow`, then `service`), and the verdict
+//! carried out (`xdp` or `skb`; `route`, `answer`, `dsr`, `icmp_error` and `fragment` for what is not a plain rewrite).
+//! Everything is written once over `family`. `explain` runs the same decisions and writes down what `trace` notes.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod answer;
+#[cfg(target_arch = "bpf")]
+mod desk;
+#[cfg(target_arch = "bpf")]
+mod dsr;
+#[cfg(target_arch = "bpf")]
+mod explain;
+#[cfg(target_arch = "bpf")]
+mod family;
+#[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
+mod fragment;
+#[cfg(target_arch = "bpf")]
+mod header;
+#[cfg(target_arch = "bpf")]
+mod hook;
+#[cfg(target_arch = "bpf")]
+mod icmp_error;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
-mod masquerade;
-#[cfg(target_arch = "bpf")]
 mod parse;
+#[cfg(target_arch = "bpf")]
+mod pod;
+#[cfg(target_arch = "bpf")]
+mod route;
 #[cfg(target_arch = "bpf")]
 mod service;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
-mod sock_service;
+mod sock;
 #[cfg(target_arch = "bpf")]
-mod tc_pod;
+mod state;
 #[cfg(target_arch = "bpf")]
-mod tc_uplink;
+mod trace;
 #[cfg(target_arch = "bpf")]
-mod xdp_service;
+mod uplink;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 /// Helpers such as `bpf_map_update_elem` are free, but the kernel wants to know that the licence lets all be used.
 #[cfg(target_arch = "bpf")]

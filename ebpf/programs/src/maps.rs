@@ -4,19 +4,19 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue, Group, MemberKey, Node,
-    Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V4, V6,
+    AffinityKey, AffinityValue, Backend, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue, Group, MemberKey,
+    Node, Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V6,
 };
 
 /// `BPF_F_MMAPABLE`: user space stores into these arrays without system calls.
 const MAPPED: u32 = 1 << 10;
-/// `BPF_F_NO_PREALLOC`, which tries must have.
+/// `BPF_F_NO_PREALLOC`: memory as it is used; tries must have it.
 const NO_PREALLOC: u32 = 1;
 
 #[map]
-pub(crate) static SERVICES4: HashMap<ServiceKey<V4>, ServiceValue> = HashMap::pinned(1, 0);
+pub(crate) static SERVICES4: HashMap<ServiceKey<u32>, ServiceValue> = HashMap::pinned(1, 0);
 #[map]
-pub(crate) static SERVICES6: HashMap<ServiceKey<V6>, ServiceValue> = HashMap::pinned(1, 0);
+pub(crate) static SERVICES6: HashMap<ServiceKey<[u32; 4]>, ServiceValue> = HashMap::pinned(1, 0);
 #[map]
 pub(crate) static GROUPS: Array<Group> = Array::pinned(1, MAPPED);
 #[map]
@@ -24,15 +24,15 @@ pub(crate) static SLOTS: Array<u32> = Array::pinned(1, MAPPED);
 #[map]
 pub(crate) static BACKENDS: Array<Backend> = Array::pinned(1, MAPPED);
 #[map]
-pub(crate) static MEMBERS: HashMap<MemberKey, u32> = HashMap::pinned(1, 0);
+pub(crate) static MEMBERS: HashMap<MemberKey, u32> = HashMap::pinned(1, NO_PREALLOC);
 #[map]
 pub(crate) static RANGES: LpmTrie<RangeKey, u32> = LpmTrie::pinned(1, NO_PREALLOC);
 #[map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::pinned(1, 0);
 #[map]
-pub(crate) static FLOWS4: LruHashMap<FlowKey<V4>, FlowValue<V4>> = LruHashMap::pinned(1, 0);
+pub(crate) static FLOWS4: LruHashMap<FlowKey<u32>, FlowValue<u32>> = LruHashMap::pinned(1, 0);
 #[map]
-pub(crate) static FLOWS6: LruHashMap<FlowKey<V6>, FlowValue<V6>> = LruHashMap::pinned(1, 0);
+pub(crate) static FLOWS6: LruHashMap<FlowKey<[u32; 4]>, FlowValue<[u32; 4]>> = LruHashMap::pinned(1, 0);
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(1, 0);
 #[map]
@@ -129,4 +129,29 @@ pub(crate) fn pool(ifindex: u32) -> Option<&'static SourcePool> {
 pub(crate) fn pod(addr: &V6) -> Option<&'static Pod> {
     // SAFETY: as above.
     PODS.get_ptr(addr).map(|pod| unsafe { &*pod })
+}
+
+/// In `BYPASS`: packets of pods of this node were translated at their interfaces.
+pub(crate) const POD_CLIENTS: u32 = 1;
+/// In `BYPASS`: packets of pods of other nodes were translated at an uplink.
+pub(crate) const CLUSTER_CLIENTS: u32 = 2;
+
+/// Whether there ever were clients of a kind that takes part of the fast paths away.
+#[inline(always)]
+pub(crate) fn bypassed(clients: u32) -> bool {
+    BYPASS.get(0).is_some_and(|bypass| *bypass & clients != 0)
+}
+
+/// There are clients of such a kind now.
+#[inline(always)]
+pub(crate) fn bypass(clients: u32) {
+    if let Some(bypass) = BYPASS.get_ptr_mut(0) {
+        // SAFETY: the map returned a pointer to its value; bits are only ever set, and one lost to another CPU is set
+        // again by the next flow.
+        unsafe {
+            if *bypass & clients == 0 {
+                *bypass |= clients;
+            }
+        }
+    }
 }

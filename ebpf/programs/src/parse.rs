@@ -4,13 +4,17 @@
 //! [`complete`], for tc alone, takes VLAN tags, options, extension headers and fragments.
 
 use aya_ebpf::programs::TcContext;
-use fairlead_abi::{FlowKey, proto};
+use fairlead_abi::{Counter, FlowKey, proto};
 use fairlead_packet::net;
 
+use crate::desk::slow_step;
 use crate::family::Family;
+use crate::state::state;
 
-/// A packet of a flow, or what is known of one that is in none.
+/// A packet of a flow, or what is known of one that is in none. Aligned, because the target moves bytes of unknown
+/// alignment one by one.
 #[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub(crate) struct Packet<F: Family> {
     /// Source address.
     pub(crate) src: F::Addr,
@@ -49,6 +53,7 @@ pub(crate) const LATER: u8 = 2;
 
 /// What a reader made of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Kind {
     /// TCP, UDP, SCTP or an ICMP echo: may belong to a flow.
     Flow,
@@ -63,23 +68,6 @@ pub(crate) enum Kind {
 }
 
 impl<F: Family> Packet<F> {
-    /// Nothing read yet.
-    pub(crate) const EMPTY: Self = Self {
-        src: F::ZERO,
-        dst: F::ZERO,
-        sport: [0; 2],
-        dport: [0; 2],
-        fragment_id: [0; 4],
-        l3: 0,
-        l4: 0,
-        total: 0,
-        proto: 0,
-        flags: 0,
-        ttl: 0,
-        fragment: WHOLE,
-        tagged: 0,
-    };
-
     /// Key of the flow this packet belongs to.
     #[inline(always)]
     pub(crate) fn key(&self) -> FlowKey<F::Addr> {
@@ -144,8 +132,9 @@ pub(crate) enum Action {
 
 /// What to do with a packet. Not an enum with fields: the compiler shifts fields together before it looks whether they
 /// are there, and the verifier (6.18: "R4 !read_ok") refuses to read what was never written. For the same reason it is
-/// filled in through a reference, not returned.
+/// filled in through a reference, not returned. Aligned for the same reason as a packet.
 #[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub(crate) struct Verdict<F: Family> {
     /// Source address it leaves with.
     pub(crate) src: F::Addr,
@@ -161,6 +150,8 @@ pub(crate) struct Verdict<F: Family> {
     pub(crate) backend: u32,
     /// What its life was, see [`crate::maps::noted`].
     pub(crate) life: u32,
+    /// Under what it is counted, besides what the carrying out counts.
+    pub(crate) counter: Option<Counter>,
     /// What to do.
     pub(crate) action: Action,
 }
@@ -177,6 +168,7 @@ impl<F: Family> Verdict<F> {
             flags: 0,
             backend: 0,
             life: 0,
+            counter: None,
             action: Action::Continue,
         }
     }
@@ -225,7 +217,7 @@ pub(crate) fn plain<F: Family>(data: usize, data_end: usize, packet: &mut Packet
     ) else {
         return Kind::Unread;
     };
-    // SAFETY: as above; addresses are byte arrays, which have no alignment.
+    // SAFETY: as above. Addresses are read by words: the verifier refuses that on machines that could not.
     let ports = unsafe {
         packet.src = *src;
         packet.dst = *dst;
@@ -233,6 +225,10 @@ pub(crate) fn plain<F: Family>(data: usize, data_end: usize, packet: &mut Packet
     };
     packet.l3 = net::ETH_LEN as u16;
     packet.l4 = l4 as u16;
+    packet.flags = 0;
+    packet.fragment = WHOLE;
+    packet.fragment_id = [0; 4];
+    packet.tagged = 0;
     packet.sport = [ports[0], ports[1]];
     packet.dport = [ports[2], ports[3]];
     match packet.proto {
@@ -309,27 +305,56 @@ pub(crate) fn ether_type(ctx: &TcContext) -> ([u8; 2], usize) {
 }
 
 /// Reads a packet at `l3` whatever is between its headers. The ports of a fragment other than the first are not in it.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn complete<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Kind {
+    let kind = read::<F>(ctx, l3 as u32);
+    if let Some(state) = state::<F>() {
+        *packet = state.read;
+    }
+    match kind {
+        0 => Kind::Flow,
+        1 => Kind::Error,
+        2 => Kind::Tunnel,
+        3 => Kind::Other,
+        _ => Kind::Unread,
+    }
+}
+
+slow_step!(
+    /// Reads a packet into the state; the number of its kind.
+    read = read4, read6: step_read(l3)
+);
+
+#[inline(always)]
+fn step_read<F: Family>(ctx: &TcContext, l3: u32) -> i32 {
+    let Some(state) = state::<F>() else {
+        return Kind::Unread as i32;
+    };
+    headers(ctx, l3 as usize, &mut state.read) as i32
+}
+
+#[inline(always)]
+fn headers<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Kind {
     packet.l3 = l3 as u16;
     packet.tagged = (l3 != net::ETH_LEN) as u8;
     packet.fragment = WHOLE;
-    let Some((next, l4)) = (if F::V6 { headers6(ctx, l3, packet) } else { headers4(ctx, l3, packet) }) else {
+    packet.fragment_id = [0; 4];
+    packet.flags = 0;
+    packet.sport = [0; 2];
+    packet.dport = [0; 2];
+    let found = if F::V6 { headers6(ctx, l3, packet) } else { headers4(ctx, l3, packet) };
+    let Some((next, l4)) = found else {
         return Kind::Unread;
     };
     packet.proto = next;
     packet.l4 = l4 as u16;
-    let (Ok(src), Ok(dst)) = (
-        ctx.load::<F::Addr>(l3 + F::ADDRS),
-        ctx.load::<F::Addr>(l3 + F::ADDRS + size_of::<F::Addr>()),
-    ) else {
+    let (Ok(src), Ok(dst)) =
+        (ctx.load::<F::Addr>(l3 + F::ADDRS), ctx.load::<F::Addr>(l3 + F::ADDRS + size_of::<F::Addr>()))
+    else {
         return Kind::Unread;
     };
     packet.src = src;
     packet.dst = dst;
-    packet.flags = 0;
-    packet.sport = [0; 2];
-    packet.dport = [0; 2];
     if packet.fragment == LATER {
         return match next {
             proto::TCP | proto::UDP | proto::SCTP => Kind::Flow,
@@ -345,10 +370,8 @@ pub(crate) fn complete<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packe
             packet.sport = [ports[0], ports[1]];
             packet.dport = [ports[2], ports[3]];
             if next != proto::UDP {
-                let Ok(flags) = ctx.load::<u8>(l4 + flags_offset(next)) else {
-                    return Kind::Unread;
-                };
-                packet.flags = flags;
+                // What an ICMP error quotes may end before.
+                packet.flags = ctx.load::<u8>(l4 + flags_offset(next)).unwrap_or(0);
             }
             Kind::Flow
         }
@@ -394,10 +417,8 @@ fn headers6<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Op
         let extension = ctx.load::<[u8; 8]>(offset).ok()?;
         if next == FRAGMENT {
             packet.fragment_id = [extension[4], extension[5], extension[6], extension[7]];
-            packet.fragment = place(
-                u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0,
-                extension[3] & 1 != 0,
-            );
+            packet.fragment =
+                place(u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0, extension[3] & 1 != 0);
         }
         let len = match next {
             FRAGMENT => 8,

@@ -1,149 +1,233 @@
-//! Towards a service and back: which endpoint, and what its replies must look like.
+//! Towards a service: who may, and which endpoint.
 
-use fairlead_abi::{Backend, Counter, FlowKey, FlowKind, FlowValue, Range, ServiceKey, ServiceValue, proto};
+use aya_ebpf::maps::lpm_trie::Key;
+use fairlead_abi::{
+    AffinityKey, AffinityValue, Backend, Counter, FlowFlags, Group, Range, RangeKey, ServiceValue, TraceSteps, V6,
+};
 use fairlead_packet::choice;
 
-use crate::maps::{self, BACKENDS, FLOWS, GROUPS, SERVICES, SLOTS, TURNS, count};
-use crate::parse::{End, Packet, Verdict};
+use crate::family::Family;
+use crate::maps::{self, AFFINITY, GROUPS, RANGES, SLOTS, TURNS, ticks};
+use crate::parse::{Action, Packet, Verdict};
+use crate::state::{state, step};
+use crate::trace::{self, is_fast};
 
-/// A packet that may be meant for a service.
-#[inline(always)]
-pub(crate) fn forward(packet: &Packet) -> Verdict {
-    if packet.proto == proto::ICMP {
-        return Verdict::CONTINUE;
-    }
-    let key = packet.key(FlowKind::Service);
-    let mut moved = false;
-    if let Some(flow) = maps::flow(&key) {
-        // An established TCP connection keeps its endpoint until it ends; anything that begins goes where it may.
-        let begins = packet.proto == proto::UDP || packet.opens();
-        if !begins || maps::is_alive(flow.backend, flow.life) {
-            count(Counter::FlowHit);
-            return Verdict::rewrite(End::Destination, flow.addr, flow.port);
-        }
-        moved = true;
-    }
-    let Some(service) = lookup(packet.dst, packet.dport, packet.proto) else {
-        return Verdict::CONTINUE;
-    };
-    let hash = choice::hash(packet.src, packet.dst, packet.dport, packet.proto);
-    let Some((id, backend)) = by_hash(service, choice::walk(hash, packet.sport)) else {
-        if service.flags & ServiceValue::NODE_ADDRESS != 0 {
-            return Verdict::PASS;
-        }
-        count(Counter::DropNoEndpoint);
-        return Verdict::DROP;
-    };
-    // The way back first: a flow that can be hit can be answered.
-    let value =
-        FlowValue { addr: backend.addr, port: backend.port, flags: 0, backend: id, life: backend.life, seen: 0 };
-    if !claim_reply(packet, &value) || FLOWS.insert(&key, &value, 0).is_err() {
-        count(Counter::DropFlowInsert);
-        return Verdict::DROP;
-    }
-    count(if moved { Counter::FlowMoved } else { Counter::FlowNew });
-    Verdict::rewrite(End::Destination, backend.addr, backend.port)
+/// Where a client of a service is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// Somewhere behind an uplink.
+    Outside,
+    /// A pod of this node.
+    Pod,
 }
 
-/// Makes the answers to this flow show the address its client asked for. Whatever else this client port was used for
-/// towards the same endpoint is forgotten: were it hit again, its answers would show the wrong address.
+/// Endpoint chosen by another node, which sent the packet here; `None`: one is to be chosen.
+pub(crate) type Preset = Option<u32>;
+
+/// Gives a packet the endpoint that another node chose.
 #[inline(always)]
-fn claim_reply(packet: &Packet, flow: &FlowValue) -> bool {
-    let back = FlowKey {
-        src: flow.addr,
-        dst: packet.src,
-        sport: flow.port,
-        dport: packet.sport,
-        proto: packet.proto,
-        kind: FlowKind::Reply as u8,
-        pad: [0; 2],
+pub(crate) fn preset<F: Family>(verdict: &mut Verdict<F>, id: u32) {
+    let Some(backend) = maps::backend(id) else {
+        return;
     };
-    let shown = FlowValue { addr: packet.dst, port: packet.dport, ..*flow };
-    if let Some(other) = maps::flow(&back) {
-        let stale = FlowKey { dst: other.addr, dport: other.port, ..packet.key(FlowKind::Service) };
-        if stale.dst != packet.dst || stale.dport != packet.dport {
-            forget(&stale);
-        }
-    }
-    let direct = FlowKey { kind: FlowKind::Masquerade as u8, ..back };
-    if maps::flow(&direct).is_some() {
-        forget(&direct);
-    }
-    FLOWS.insert(&back, &shown, 0).is_ok()
+    give(verdict, id, backend);
 }
 
-/// A packet goes straight to what may be a service's endpoint: if its client's port came here through the service
-/// before, that is over, and the answers show the endpoint.
+/// Points a verdict at an endpoint.
 #[inline(always)]
-pub(crate) fn goes_direct(packet: &Packet) {
-    if packet.proto == proto::ICMP {
+fn give<F: Family>(verdict: &mut Verdict<F>, id: u32, backend: &Backend) {
+    verdict.dst = F::of_backend(backend);
+    verdict.dport = backend.port;
+    verdict.backend = id;
+    verdict.life = maps::noted(backend.life);
+    verdict.flags = FlowFlags::CHOSEN;
+    verdict.action = Action::Rewrite;
+}
+
+step!(
+    /// A packet that may be meant for a service and belongs to no known flow: the verdict gets an endpoint, or says why
+    /// there is none. [`Action::Continue`] stays where it is not for a service.
+    pub(crate) choose = [
+        choose4_live, choose6_live: LIVE,
+        choose4_fast, choose6_fast: FAST,
+        choose4_dry, choose6_dry: DRY
+    ]: step_choose(1)
+);
+
+#[inline(always)]
+fn step_choose<F: Family, const MODE: u8>(client: u32) -> u32 {
+    let Some(state) = state::<F>() else {
+        return 0;
+    };
+    let client = if client == Client::Pod as u32 { Client::Pod } else { Client::Outside };
+    decide::<F, MODE>(&state.packet, &mut state.verdict, client);
+    0
+}
+
+#[inline(always)]
+fn decide<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, client: Client) {
+    let Some(service) = F::service(packet.dst, packet.dport, packet.proto) else {
+        return;
+    };
+    if service.flags & ServiceValue::SOCKETS_ONLY != 0 {
         return;
     }
-    let back = FlowKey {
-        src: packet.dst,
-        dst: packet.src,
-        sport: packet.dport,
-        dport: packet.sport,
-        proto: packet.proto,
-        kind: FlowKind::Reply as u8,
-        pad: [0; 2],
+    let Some(group) = GROUPS.get_ptr(service.group) else {
+        return;
     };
-    if let Some(other) = maps::flow(&back) {
-        forget(&FlowKey { dst: other.addr, dport: other.port, ..packet.key(FlowKind::Service) });
-        forget(&back);
+    trace::step::<MODE>(TraceSteps::SERVICE);
+    trace::note::<MODE>(|trace| {
+        trace.service = service;
+        // SAFETY: the map returned a pointer to a value of the array.
+        trace.group = unsafe { *group };
+    });
+    let external = service.flags & ServiceValue::EXTERNAL != 0;
+    if service.flags & ServiceValue::SOURCE_RANGES != 0 && !in_range(service.group, &F::mapped(packet.src)) {
+        trace::step::<MODE>(TraceSteps::OUT_OF_RANGE);
+        return refuse::<F, MODE>(verdict, Action::Drop, Counter::DropSourceRange);
     }
-}
-
-/// Removes a flow; one that is gone already is as good.
-#[inline(always)]
-fn forget(key: &FlowKey) {
-    let _ = FLOWS.remove(key);
-}
-
-/// A packet that may be an endpoint's answer to a client whose packets were translated.
-#[inline(always)]
-pub(crate) fn reply(packet: &Packet) -> Verdict {
-    if packet.proto == proto::ICMP {
-        return Verdict::CONTINUE;
-    }
-    match maps::flow(&packet.key(FlowKind::Reply)) {
-        Some(flow) => {
-            count(Counter::Reply);
-            Verdict::rewrite(End::Source, flow.addr, flow.port)
-        }
-        None => Verdict::CONTINUE,
-    }
-}
-
-/// The service at an address, if there is one.
-#[inline(always)]
-pub(crate) fn lookup(addr: [u8; 4], port: [u8; 2], proto: u8) -> Option<ServiceValue> {
-    let key = ServiceKey { addr, port, proto, pad: 0 };
-    // SAFETY: the value is copied out at once; both of its words are constant for the life of a service.
-    unsafe { SERVICES.get(&key) }.copied()
-}
-
-/// The endpoint at the hash's place in the ring, or in the plain list where the service has no ring.
-#[inline(always)]
-fn by_hash(service: ServiceValue, hash: u32) -> Option<(u32, Backend)> {
-    let group = GROUPS.get_ptr(service.group)?;
-    // SAFETY: the map returned a pointer to a value of the array; each range is one word and read whole.
-    let mut range = unsafe { core::ptr::read_volatile(&raw const (*group).ring) };
-    if range.is_empty() {
+    let (range, local_only, step) = match (external, client) {
+        // SAFETY: as above; each range is one word and read whole.
+        (false, _) => (
+            unsafe { core::ptr::read_volatile(&raw const (*group).internal) },
+            service.flags & ServiceValue::INTERNAL_LOCAL != 0,
+            TraceSteps::BY_INTERNAL,
+        ),
         // SAFETY: as above.
-        range = unsafe { core::ptr::read_volatile(&raw const (*group).list) };
+        (true, Client::Pod) => {
+            (unsafe { core::ptr::read_volatile(&raw const (*group).cluster) }, false, TraceSteps::BY_CLUSTER)
+        }
+        // SAFETY: as above.
+        (true, Client::Outside) => (
+            unsafe { core::ptr::read_volatile(&raw const (*group).ring) },
+            service.flags & ServiceValue::EXTERNAL_LOCAL != 0,
+            TraceSteps::BY_RING,
+        ),
+    };
+    // SAFETY: as above; words.
+    let (affinity, state) = unsafe {
+        (core::ptr::read_volatile(&raw const (*group).affinity), core::ptr::read_volatile(&raw const (*group).flags))
+    };
+    let hash = choice::walk(F::hash(&packet.src, &packet.dst, packet.dport, packet.proto), packet.sport);
+    let place = choice::place(hash, range.len());
+    trace::note::<MODE>(|trace| {
+        trace.hash = hash;
+        trace.place = place;
+        trace.range_start = range.start();
+        trace.range_len = range.len();
+    });
+    let mut stuck = None;
+    if affinity != 0 {
+        stuck = stick(&F::mapped(packet.src), service.group, affinity, local_only);
     }
-    at(range, choice::place(hash, range.len()))
+    let id = match stuck {
+        Some(id) => id,
+        None if range.is_empty() => {
+            trace::step::<MODE>(TraceSteps::NO_ENDPOINT);
+            if state & Group::HAS_ENDPOINTS != 0 {
+                return refuse::<F, MODE>(verdict, Action::Drop, Counter::DropNoLocalEndpoint);
+            }
+            if service.flags & ServiceValue::NODE_ADDRESS != 0 {
+                verdict.action = Action::Pass;
+                return;
+            }
+            verdict.action = if is_fast(MODE) { Action::Leave } else { Action::Refuse };
+            return;
+        }
+        None => {
+            trace::step::<MODE>(step);
+            let Some(id) = at(range, place) else {
+                return;
+            };
+            id
+        }
+    };
+    let Some(backend) = maps::backend(id) else {
+        return;
+    };
+    let local = backend.flags & Backend::LOCAL != 0;
+    give(verdict, id, backend);
+    if client == Client::Pod {
+        verdict.flags |= FlowFlags::POD;
+        if F::same(&verdict.dst, &packet.src) {
+            verdict.flags |= FlowFlags::HAIRPIN;
+            verdict.action = Action::Hairpin;
+        }
+    } else if !local {
+        if is_fast(MODE) {
+            verdict.action = Action::Leave;
+            return;
+        }
+        if service.flags & ServiceValue::DSR_IPIP != 0 {
+            verdict.flags |= FlowFlags::DSR_IPIP;
+            verdict.action = Action::Encapsulate;
+        } else if service.flags & ServiceValue::DSR_L2 != 0 {
+            verdict.flags |= FlowFlags::DSR_L2;
+            verdict.action = Action::Direct;
+        } else {
+            verdict.flags |= FlowFlags::TRANSMIT;
+            verdict.action = Action::Transmit;
+        }
+    }
+    trace::note::<MODE>(|trace| trace.backend = id);
+    if stuck.is_some() {
+        trace::step::<MODE>(TraceSteps::AFFINITY);
+    }
+    if MODE != trace::DRY && affinity != 0 {
+        if stuck.is_some() {
+            maps::count(Counter::AffinityHit);
+        }
+        remember(&F::mapped(packet.src), service.group, id, verdict.life);
+    }
 }
 
-/// The endpoint whose turn it is: each CPU goes around by itself, so no line of cache is fought over.
+/// Nobody for this client: tc says so, XDP leaves it to tc.
 #[inline(always)]
-pub(crate) fn by_turn(service: ServiceValue) -> Option<(u32, Backend)> {
-    let group = GROUPS.get_ptr(service.group)?;
-    // SAFETY: the map returned a pointer to a value of the array; the range is one word and read whole.
-    let range = unsafe { core::ptr::read_volatile(&raw const (*group).list) };
+fn refuse<F: Family, const MODE: u8>(verdict: &mut Verdict<F>, action: Action, counter: Counter) {
+    if is_fast(MODE) {
+        verdict.action = Action::Leave;
+    } else {
+        verdict.action = action;
+        verdict.counter = Some(counter);
+    }
+}
+
+/// Whether a client (mapped if IPv4) is in one of a group's source ranges.
+#[inline(never)]
+pub(crate) fn in_range(group: u32, client: &V6) -> bool {
+    RANGES.get(Key::new(32 + 128, RangeKey { group: group.to_be_bytes(), addr: *client })).is_some()
+}
+
+/// The endpoint that a client (see [`AffinityKey`]) of a group had before, if it is to have it again: not after
+/// `timeout` ticks, not another life of it, and where a policy asks for it not on another node.
+#[inline(never)]
+pub(crate) fn stick(client: &V6, group: u32, timeout: u32, local_only: bool) -> Option<u32> {
+    let known = AFFINITY.get_ptr(AffinityKey { client: *client, group })?;
+    // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
+    let known = unsafe { *known };
+    let backend = maps::backend(known.backend)?;
+    // Signed: another CPU may be a tick ahead.
+    let fresh = ticks().wrapping_sub(known.seen) as i32 <= timeout as i32;
+    // SAFETY: a value of the array; volatile, because user space stores into it.
+    let life = unsafe { core::ptr::read_volatile(&raw const backend.life) };
+    (fresh && life == known.life && backend.group == group && (!local_only || backend.flags & Backend::LOCAL != 0))
+        .then_some(known.backend)
+}
+
+/// Keeps which endpoint a client of a group has. A table that takes no entry costs the client its affinity, not its
+/// connection.
+#[inline(never)]
+pub(crate) fn remember(client: &V6, group: u32, backend: u32, life: u32) {
+    let value = AffinityValue { backend, life, seen: ticks() };
+    let _ = AFFINITY.insert(AffinityKey { client: *client, group }, value, 0);
+}
+
+/// The place in a range whose turn it is: each CPU goes around by itself, so no line of cache is fought over. `turn` is
+/// an index into `TURNS`.
+#[inline(always)]
+pub(crate) fn by_turn(range: Range, turn: u32) -> Option<u32> {
     let len = range.len();
-    let turn = TURNS.get_ptr_mut(service.group)?;
+    let turn = TURNS.get_ptr_mut(turn)?;
     // SAFETY: the map returned a pointer to this CPU's value; no other CPU writes it. An interrupted step gives two
     // sockets the same turn, which does no harm.
     let place = unsafe {
@@ -156,11 +240,9 @@ pub(crate) fn by_turn(service: ServiceValue) -> Option<(u32, Backend)> {
 
 /// The endpoint at a place of a range.
 #[inline(always)]
-fn at(range: Range, place: u32) -> Option<(u32, Backend)> {
+pub(crate) fn at(range: Range, place: u32) -> Option<u32> {
     if range.is_empty() {
         return None;
     }
-    let id = *SLOTS.get(range.start().wrapping_add(place))?;
-    let backend = *BACKENDS.get(id)?;
-    Some((id, backend))
+    SLOTS.get(range.start().wrapping_add(place)).copied()
 }

@@ -184,9 +184,9 @@ impl Client {
 #[inline(always)]
 fn lookup(to: &Name) -> Option<ServiceValue> {
     if is_mapped(&to.addr) {
-        Ip4::service([to.addr[12], to.addr[13], to.addr[14], to.addr[15]], to.port, to.proto)
+        Ip4::service(Ip4::of_mapped(&to.addr), to.port, to.proto)
     } else {
-        Ip6::service(to.addr, to.port, to.proto)
+        Ip6::service(Ip6::of_mapped(&to.addr), to.port, to.proto)
     }
 }
 

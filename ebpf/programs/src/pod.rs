@@ -1,0 +1,139 @@
+//! A pod's host-side interface: the net that catches packets to services that no socket hook saw (virtual machines,
+//! packet sockets, clients in the kernel), and their replies. Where packets do not go through the host's stack, it also
+//! sends pods' answers to outside clients out.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use fairlead_abi::{Counter, FlowFlags, FlowKey, TraceSteps, proto};
+use fairlead_packet::net;
+
+use crate::family::{Family, Ip4, Ip6};
+use crate::flow::{self, Source};
+use crate::hook::Hook;
+use crate::icmp_error;
+use crate::maps::{self, POD_CLIENTS, node};
+use crate::parse::{Action, Kind, Packet, Verdict};
+use crate::service::{self, Client};
+use crate::skb::{self, NEXT};
+use crate::state::{State, state};
+use crate::trace::{self, DRY, LIVE};
+use crate::uplink::ports_of;
+
+/// A packet from a pod. Packet and verdict are the state's.
+#[inline(always)]
+pub(crate) fn depart<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>) {
+    trace::step::<MODE>(TraceSteps::PARSED);
+    let bypassed = maps::bypassed(POD_CLIENTS);
+    // Pod to pod, the most frequent by far, costs one comparison.
+    if F::in_cluster(&packet.dst) {
+        if bypassed && MODE != DRY && (packet.proto == proto::UDP || packet.opens()) {
+            end_translation(packet);
+        }
+        return;
+    }
+    let mut moved = false;
+    if bypassed || node!(redirect) != 0 {
+        moved = flow::follow::<F, MODE>(packet, verdict, Hook::FromPod);
+        if verdict.action != Action::Continue {
+            return;
+        }
+    }
+    if packet.is_icmp() {
+        return;
+    }
+    service::choose::<F, MODE>(Client::Pod as u32);
+    let source = match verdict.action {
+        Action::Rewrite => Source::KEPT,
+        Action::Hairpin => Source::ANY,
+        _ => return,
+    };
+    flow::note::<F, MODE>(verdict, source, if moved { Counter::FlowMoved } else { Counter::FlowNew });
+    if MODE != DRY && verdict.action != Action::Drop {
+        maps::bypass(POD_CLIENTS);
+    }
+}
+
+/// A pod talks to another's own address: if its port came there through a service before, that is over, and the answers
+/// show the endpoint.
+#[inline(never)]
+fn end_translation<F: Family>(packet: &Packet<F>) {
+    let back = FlowKey {
+        src: packet.dst,
+        dst: packet.src,
+        sport: packet.dport,
+        dport: packet.sport,
+        proto: packet.proto,
+        pad: [0; 3],
+    };
+    if let Some(known) = F::flows().get_ptr(&back) {
+        // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
+        let known = unsafe { &*known };
+        if known.flags & (FlowFlags::POD | FlowFlags::REPLY) == FlowFlags::POD | FlowFlags::REPLY {
+            flow::forget::<F>(&back, known);
+        }
+    }
+}
+
+/// From the pod.
+#[classifier]
+pub(crate) fn tc_from_pod(ctx: TcContext) -> i32 {
+    match skb::ether_type(&ctx) {
+        (net::ETH_IPV4, l3) => from_pod::<Ip4>(&ctx, l3),
+        (net::ETH_IPV6, l3) => from_pod::<Ip6>(&ctx, l3),
+        _ => NEXT,
+    }
+}
+
+/// To the pod.
+#[classifier]
+pub(crate) fn tc_to_pod(ctx: TcContext) -> i32 {
+    // As long as no pod's packets were translated, no reply has to be.
+    if !maps::bypassed(POD_CLIENTS) {
+        return NEXT;
+    }
+    match skb::ether_type(&ctx) {
+        (net::ETH_IPV4, l3) => to_pod::<Ip4>(&ctx, l3),
+        (net::ETH_IPV6, l3) => to_pod::<Ip6>(&ctx, l3),
+        _ => NEXT,
+    }
+}
+
+#[inline(never)]
+fn from_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return NEXT;
+    };
+    match skb::read(ctx, l3, packet) {
+        Kind::Error if maps::bypassed(POD_CLIENTS) || node!(redirect) != 0 => {
+            return icmp_error::translate(ctx, packet, Hook::FromPod);
+        }
+        Kind::Flow => {}
+        _ => return NEXT,
+    }
+    if !F::in_cluster(&packet.dst)
+        && let Some(action) = ports_of(ctx, packet, Hook::FromPod)
+    {
+        return action;
+    }
+    *verdict = Verdict::of(packet);
+    depart::<F, LIVE>(packet, verdict);
+    skb::carry_out(ctx, packet, verdict, Hook::FromPod)
+}
+
+#[inline(never)]
+fn to_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return NEXT;
+    };
+    match skb::read(ctx, l3, packet) {
+        Kind::Error => return icmp_error::translate(ctx, packet, Hook::ToPod),
+        Kind::Flow => {}
+        _ => return NEXT,
+    }
+    if let Some(action) = ports_of(ctx, packet, Hook::ToPod) {
+        return action;
+    }
+    *verdict = Verdict::of(packet);
+    flow::follow::<F, LIVE>(packet, verdict, Hook::ToPod);
+    skb::carry_out(ctx, packet, verdict, Hook::ToPod)
+}

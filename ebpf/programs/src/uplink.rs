@@ -1,0 +1,219 @@
+//! An uplink: where outside clients come from, and where pods go out.
+//!
+//! XDP and tc ask [`arrive`]; what XDP did, tc leaves alone, knowing it by the frame's source address.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use fairlead_abi::{Counter, FlowFlags, TraceSteps};
+use fairlead_packet::net;
+
+use crate::family::{Family, Ip4, Ip6};
+use crate::flow::{self, Source};
+use crate::hook::Hook;
+use crate::maps::{self, count, node};
+use crate::parse::{self, Action, FIRST, Kind, LATER, Packet, Verdict};
+use crate::service::{self, Client, Preset};
+use crate::skb::{self, NEXT, SHOT};
+use crate::state::{State, state};
+use crate::trace::{self, DRY, LIVE, is_fast};
+use crate::{dsr, fragment, icmp_error};
+
+/// A packet that came in by an uplink, whatever the hook. Packet and verdict are the state's.
+#[inline(always)]
+pub(crate) fn arrive<F: Family, const MODE: u8>(
+    packet: &Packet<F>,
+    verdict: &mut Verdict<F>,
+    ifindex: u32,
+    preset: Preset,
+) {
+    trace::step::<MODE>(TraceSteps::PARSED);
+    // Pod to pod between nodes.
+    let from_cluster = F::in_cluster(&packet.src);
+    let to_cluster = F::in_cluster(&packet.dst);
+    if from_cluster && to_cluster {
+        return;
+    }
+    let moved = flow::follow::<F, MODE>(packet, verdict, Hook::UplinkIn);
+    if verdict.action != Action::Continue {
+        return;
+    }
+    match preset {
+        Some(id) => service::preset(verdict, id),
+        None if packet.is_icmp() => {}
+        None => {
+            service::choose::<F, MODE>(Client::Outside as u32);
+        }
+    }
+    let mut counter = if moved { Counter::FlowMoved } else { Counter::FlowNew };
+    let source = match verdict.action {
+        Action::Rewrite => {
+            if from_cluster && MODE != DRY {
+                maps::bypass(maps::CLUSTER_CLIENTS);
+            }
+            Source::KEPT
+        }
+        Action::Transmit => Source(ifindex),
+        Action::Encapsulate | Action::Direct => return flow::note_one::<F, MODE>(verdict, counter),
+        // For a pod's own address: its replies must leave as they are.
+        Action::Continue if !is_fast(MODE) && to_cluster && !F::is_near(&packet.src) && F::is_unicast(&packet.src) => {
+            trace::step::<MODE>(TraceSteps::DIRECT);
+            verdict.flags = FlowFlags::DIRECT;
+            verdict.action = Action::Rewrite;
+            counter = Counter::DirectNew;
+            Source::KEPT
+        }
+        _ => return,
+    };
+    flow::note::<F, MODE>(verdict, source, counter);
+    if counter as u32 == Counter::DirectNew as u32 {
+        if verdict.action == Action::Drop {
+            // Without the entry the replies would be masqueraded; the next packet tries again.
+            verdict.counter = None;
+            verdict.action = Action::Pass;
+        } else if verdict.flags & FlowFlags::DIRECT != 0 {
+            verdict.action = Action::Pass;
+        }
+    }
+}
+
+/// A packet about to leave by an uplink.
+#[inline(always)]
+pub(crate) fn leave<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, ifindex: u32) {
+    let from_cluster = F::in_cluster(&packet.src);
+    if from_cluster && F::in_cluster(&packet.dst) && !maps::bypassed(maps::CLUSTER_CLIENTS) {
+        return;
+    }
+    flow::follow::<F, MODE>(packet, verdict, Hook::UplinkOut);
+    if verdict.action == Action::Continue {
+        masquerade::<F, MODE>(packet, verdict, Source(ifindex));
+    }
+}
+
+/// A pod's packet towards the outside: behind an address of the node.
+#[inline(always)]
+pub(crate) fn masquerade<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, source: Source) {
+    if node!(masquerade) == 0 || !F::in_cluster(&packet.src) || F::is_near(&packet.dst) || !F::is_unicast(&packet.dst) {
+        return;
+    }
+    trace::step::<MODE>(TraceSteps::MASQUERADE);
+    verdict.action = Action::Rewrite;
+    flow::note::<F, MODE>(verdict, source, Counter::MasqueradeNew);
+}
+
+/// Into the node.
+#[classifier]
+pub(crate) fn tc_uplink_in(ctx: TcContext) -> i32 {
+    match skb::ether_type(&ctx) {
+        (net::ETH_IPV4, l3) => uplink_in::<Ip4>(&ctx, l3),
+        (net::ETH_IPV6, l3) => uplink_in::<Ip6>(&ctx, l3),
+        _ => NEXT,
+    }
+}
+
+/// Out of the node.
+#[classifier]
+pub(crate) fn tc_uplink_out(ctx: TcContext) -> i32 {
+    match skb::ether_type(&ctx) {
+        (net::ETH_IPV4, l3) => uplink_out::<Ip4>(&ctx, l3),
+        (net::ETH_IPV6, l3) => uplink_out::<Ip6>(&ctx, l3),
+        _ => NEXT,
+    }
+}
+
+/// A fragment that was held until its first part had passed.
+#[classifier]
+pub(crate) fn tc_fragment_back(ctx: TcContext) -> i32 {
+    fragment::back(&ctx)
+}
+
+#[inline(never)]
+fn uplink_in<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return NEXT;
+    };
+    let mut kind = skb::read(ctx, l3, packet);
+    if skb::is_translated(ctx) {
+        return skb::deliver(ctx, packet, false);
+    }
+    let mut preset = None;
+    if kind == Kind::Tunnel {
+        match dsr::decapsulate(ctx, packet) {
+            dsr::FAILED => return SHOT,
+            dsr::LEAVE => {}
+            id => {
+                preset = Some(id);
+                kind = parse::complete(ctx, l3, packet);
+            }
+        }
+    }
+    match kind {
+        Kind::Error => return icmp_error::translate(ctx, packet, Hook::UplinkIn),
+        Kind::Unread => return NEXT,
+        Kind::Other | Kind::Tunnel => {
+            untranslated(packet);
+            return skb::deliver(ctx, packet, false);
+        }
+        Kind::Flow => {}
+    }
+    if let Some(action) = ports_of(ctx, packet, Hook::UplinkIn) {
+        return action;
+    }
+    *verdict = Verdict::of(packet);
+    arrive::<F, LIVE>(packet, verdict, ifindex(ctx), preset);
+    skb::carry_out(ctx, packet, verdict, Hook::UplinkIn)
+}
+
+#[inline(never)]
+fn uplink_out<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return NEXT;
+    };
+    match skb::read(ctx, l3, packet) {
+        Kind::Error => return icmp_error::translate(ctx, packet, Hook::UplinkOut),
+        Kind::Unread => return NEXT,
+        Kind::Other | Kind::Tunnel => {
+            if F::in_cluster(&packet.src) && !F::is_near(&packet.dst) {
+                untranslated(packet);
+            }
+            return NEXT;
+        }
+        Kind::Flow => {}
+    }
+    if let Some(action) = ports_of(ctx, packet, Hook::UplinkOut) {
+        return action;
+    }
+    *verdict = Verdict::of(packet);
+    leave::<F, LIVE>(packet, verdict, ifindex(ctx));
+    skb::carry_out(ctx, packet, verdict, Hook::UplinkOut)
+}
+
+/// Index of the interface the packet is at.
+#[inline(always)]
+fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: a field of the context.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Counts a packet of a protocol that is not translated. ICMP, much of which keeps a link running, is none.
+#[inline(always)]
+fn untranslated<F: Family>(packet: &Packet<F>) {
+    if !packet.is_icmp() && F::is_unicast(&packet.dst) {
+        count(Counter::PassedUntranslated);
+    }
+}
+
+/// Notes the ports of a first fragment, and looks up those of the others. What to do with one whose ports are not known.
+#[inline(always)]
+pub(crate) fn ports_of<F: Family>(ctx: &TcContext, packet: &mut Packet<F>, hook: Hook) -> Option<i32> {
+    if packet.fragment == FIRST {
+        fragment::note(packet);
+    }
+    if packet.fragment == LATER {
+        let Some(ports) = fragment::ports(packet) else {
+            return Some(fragment::hold(ctx, hook));
+        };
+        packet.sport = ports.sport;
+        packet.dport = ports.dport;
+    }
+    None
+}

@@ -1,0 +1,211 @@
+//! The uplink's fast side: plain packets are translated in the driver's buffer and handed to the stack, which routes
+//! them to the pod's interface. Whatever is more than that goes up untouched, to `tc_uplink_in`.
+//!
+//! Two programs, so that a real card does not pay for virtual ones: behind a veth the sender may have left the checksum
+//! unfinished, which shows as the bare pseudo-header sum in its field. One finished checksum in 65536 is that number
+//! too and is taken for an unfinished one: XDP is not told which it is. Both again for cards whose packets come in
+//! several buffers (5.18); all that is looked at is in the first.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use fairlead_abi::{Counter, proto};
+use fairlead_packet::{checksum, net};
+
+use crate::family::{Family, Ip4, Ip6};
+use crate::maps::count;
+use crate::parse::{Action, Kind, Packet, Verdict, at, plain};
+use crate::skb::{check_offset, ports_offset, sctp};
+use crate::state::{State, state};
+use crate::trace::{FAST, FAST_OUT};
+use crate::{route, uplink};
+
+/// For interfaces with hardware behind them.
+#[xdp]
+pub(crate) fn xdp_service(ctx: XdpContext) -> u32 {
+    run::<FAST_OUT>(&ctx)
+}
+
+/// For virtual interfaces.
+#[xdp]
+pub(crate) fn xdp_service_veth(ctx: XdpContext) -> u32 {
+    run::<FAST>(&ctx)
+}
+
+/// For interfaces with hardware behind them, whose packets may take several buffers.
+#[xdp(frags)]
+pub(crate) fn xdp_service_frags(ctx: XdpContext) -> u32 {
+    run::<FAST_OUT>(&ctx)
+}
+
+/// For virtual interfaces whose packets may take several buffers.
+#[xdp(frags)]
+pub(crate) fn xdp_service_veth_frags(ctx: XdpContext) -> u32 {
+    run::<FAST>(&ctx)
+}
+
+#[inline(always)]
+fn run<const MODE: u8>(ctx: &XdpContext) -> u32 {
+    let Some(eth) = at::<[u8; 2]>(ctx.data(), ctx.data_end(), 12) else {
+        return XDP_PASS;
+    };
+    // SAFETY: `at` checked that the bytes are inside the frame.
+    match unsafe { *eth } {
+        net::ETH_IPV4 => arrive::<Ip4, MODE>(ctx),
+        net::ETH_IPV6 => arrive::<Ip6, MODE>(ctx),
+        _ => XDP_PASS,
+    }
+}
+
+/// Not inlined: the variables of both families together would fill the stack.
+#[inline(never)]
+fn arrive<F: Family, const MODE: u8>(ctx: &XdpContext) -> u32 {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return XDP_PASS;
+    };
+    if plain(ctx.data(), ctx.data_end(), packet) != Kind::Flow {
+        return XDP_PASS;
+    }
+    *verdict = Verdict::of(packet);
+    uplink::arrive::<F, MODE>(packet, verdict, 0, None);
+    let outcome = match verdict.action {
+        Action::Rewrite => rewrite::<F, MODE>(ctx, packet, verdict)
+            .and_then(|()| store(ctx, 6, net::TRANSLATED_MAC))
+            .map(|()| XDP_PASS),
+        Action::Transmit if MODE == FAST_OUT && packet.ttl > 1 => {
+            let mut macs = [0u8; 12];
+            if !route::back(ctx, packet, &verdict.src, &verdict.dst, &mut macs) {
+                return XDP_PASS;
+            }
+            rewrite::<F, MODE>(ctx, packet, verdict)
+                .and_then(|()| lower_ttl::<F>(ctx, packet))
+                .and_then(|()| store(ctx, 0, macs))
+                .map(|()| XDP_TX)
+        }
+        Action::Drop => Some(XDP_DROP),
+        _ => return XDP_PASS,
+    };
+    if let Some(counter) = verdict.counter {
+        count(counter);
+    }
+    match outcome {
+        Some(outcome) => outcome,
+        None => {
+            count(Counter::DropRewrite);
+            XDP_DROP
+        }
+    }
+}
+
+/// Writes bytes of the Ethernet header.
+#[inline(always)]
+fn store<const N: usize>(ctx: &XdpContext, offset: usize, bytes: [u8; N]) -> Option<()> {
+    let place = at::<[u8; N]>(ctx.data(), ctx.data_end(), offset)?;
+    // SAFETY: `at` checked that the place lies inside the packet; byte arrays have no alignment.
+    unsafe { *place = bytes };
+    Some(())
+}
+
+/// Writes the verdict's tuple. IPv6's not inlined: its variables beside those of the decision would fill the stack.
+#[inline(always)]
+fn rewrite<F: Family, const MODE: u8>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if F::V6 {
+        write_apart::<F, MODE>(data, end, packet, verdict)
+    } else {
+        write::<F, MODE>(data, end, packet, verdict)
+    }
+}
+
+#[inline(never)]
+fn write_apart<F: Family, const MODE: u8>(
+    data: usize,
+    end: usize,
+    packet: &Packet<F>,
+    verdict: &Verdict<F>,
+) -> Option<()> {
+    write::<F, MODE>(data, end, packet, verdict)
+}
+
+#[inline(always)]
+fn write<F: Family, const MODE: u8>(data: usize, end: usize, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
+    let l4 = net::ETH_LEN + F::HEADER;
+    let addrs = F::delta(&packet.src, &verdict.src) + F::delta(&packet.dst, &verdict.dst);
+    let old = [packet.sport[0], packet.sport[1], packet.dport[0], packet.dport[1]];
+    let new = [verdict.sport[0], verdict.sport[1], verdict.dport[0], verdict.dport[1]];
+    let places = at::<[F::Addr; 2]>(data, end, net::ETH_LEN + F::ADDRS)?.cast::<F::Addr>();
+    if packet.proto == proto::SCTP {
+        let check = at::<[u8; 4]>(data, end, l4 + 8)?;
+        let ports = at::<[u8; 4]>(data, end, l4)?;
+        let change = (u32::from_ne_bytes(old) ^ u32::from_ne_bytes(new)).to_ne_bytes();
+        // SAFETY: `at` checked that each lies inside the packet; byte arrays have no alignment.
+        unsafe {
+            if u32::from_ne_bytes(change) != 0 {
+                *check = sctp(*check, change, packet.total.wrapping_sub(F::HEADER as u16));
+            }
+            *ports = new;
+        }
+    } else {
+        let check = at::<u16>(data, end, l4 + check_offset(packet.proto))?;
+        let icmp = packet.is_icmp();
+        // SAFETY: as above, read unaligned.
+        unsafe {
+            let field = check.read_unaligned();
+            let field = if icmp {
+                // The id stands there once; an echo of IPv4 has no pseudo header.
+                let id = checksum::delta(&[old[0], old[1], 0, 0], &[new[0], new[1], 0, 0]);
+                checksum::apply(field, id + if F::V6 { addrs } else { 0 })
+            } else if MODE == FAST && field == unfinished(packet) {
+                checksum::apply_partial(field, addrs)
+            } else {
+                let delta = addrs + checksum::delta(&old, &new);
+                if packet.proto == proto::UDP {
+                    checksum::apply_udp(field, delta)
+                } else {
+                    checksum::apply(field, delta)
+                }
+            };
+            check.write_unaligned(field);
+            if icmp {
+                *at::<[u8; 2]>(data, end, l4 + ports_offset::<F>(packet.proto))? = verdict.sport;
+            } else {
+                *at::<[u8; 4]>(data, end, l4)? = new;
+            }
+        }
+    }
+    if !F::V6 {
+        let check = at::<u16>(data, end, net::ETH_LEN + 10)?;
+        // SAFETY: as above.
+        unsafe { check.write_unaligned(checksum::apply(check.read_unaligned(), addrs)) };
+    }
+    // SAFETY: as above.
+    unsafe {
+        *places = verdict.src;
+        *places.add(1) = verdict.dst;
+    }
+    Some(())
+}
+
+/// What an unfinished checksum looks like on this packet.
+#[inline(always)]
+fn unfinished<F: Family>(packet: &Packet<F>) -> u16 {
+    let len = packet.total.wrapping_sub(F::HEADER as u16);
+    checksum::pseudo(F::words(&packet.src) + F::words(&packet.dst), packet.proto, len)
+}
+
+/// Takes one from the time to live.
+#[inline(always)]
+fn lower_ttl<F: Family>(ctx: &XdpContext, packet: &Packet<F>) -> Option<()> {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    let ttl = at::<u8>(data, end, net::ETH_LEN + F::TTL)?;
+    // SAFETY: `at` checked that each lies inside the packet.
+    unsafe {
+        *ttl = packet.ttl - 1;
+        if !F::V6 {
+            let check = at::<u16>(data, end, net::ETH_LEN + 10)?;
+            let delta = checksum::delta(&[packet.ttl, 0, 0, 0], &[packet.ttl - 1, 0, 0, 0]);
+            check.write_unaligned(checksum::apply(check.read_unaligned(), delta));
+        }
+    }
+    Some(())
+}
