@@ -21,6 +21,10 @@ use super::health::Health;
 
 /// Changes come in bursts: an interface appears in half a dozen messages.
 const BURST: Duration = Duration::from_millis(50);
+/// Between two looks, where interfaces change …
+const PAUSE: Duration = Duration::from_millis(250);
+/// … and where only routes, neighbours or endpoints do, which on some networks never rest.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// Without any message.
 const ROUND: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -68,37 +72,40 @@ impl Upkeep {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let endpoints_changed = self.pods.as_ref().map(|pods| Arc::clone(&pods.endpoints_changed)).unwrap_or_default();
         let mut due = Changed::ALL;
-        let mut burst_ends = tokio::time::Instant::now();
-        let mut round_ends = burst_ends + ROUND;
+        let mut due_since = tokio::time::Instant::now();
+        let mut looked: Option<tokio::time::Instant> = None;
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = second.tick() => self.tick().await,
-                changed = next(&mut watch) => {
-                    if !due.any() {
-                        burst_ends = tokio::time::Instant::now() + BURST;
-                    }
-                    due = due.and(changed);
+            let pause = if due.interfaces { PAUSE } else { LONG_PAUSE };
+            let after_pause = looked.map_or(due_since, |looked| looked + pause);
+            let changed = tokio::select! {
+                _ = second.tick() => {
+                    self.tick().await;
+                    continue;
                 }
+                changed = next(&mut watch) => changed,
                 () = endpoints_changed.notified() => {
                     if let Some(pods) = &mut self.pods {
                         pods.services_known();
                     }
-                    due.paths = true;
-                    burst_ends = tokio::time::Instant::now() + BURST;
+                    Changed { interfaces: false, paths: true }
                 }
-                () = tokio::time::sleep_until(burst_ends), if due.any() => {
+                _ = round.tick() => {
+                    watch = watch.or_else(open_watch);
+                    Changed::ALL
+                }
+                () = tokio::time::sleep_until(after_pause.max(due_since + BURST)), if due.any() => {
                     self.look(std::mem::take(&mut due)).await;
-                    round_ends = tokio::time::Instant::now() + ROUND;
-                }
-                () = tokio::time::sleep_until(round_ends) => {
-                    due = Changed::ALL;
-                    round_ends = tokio::time::Instant::now() + ROUND;
-                    if watch.is_none() {
-                        watch = open_watch();
-                    }
+                    looked = Some(tokio::time::Instant::now());
+                    continue;
                 }
                 () = shutdown.cancelled() => return,
+            };
+            if !due.any() {
+                due_since = tokio::time::Instant::now();
             }
+            due = due.and(changed);
         }
     }
 
