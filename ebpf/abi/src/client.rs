@@ -93,6 +93,8 @@ pub struct FragmentValue {
     pub sport: [u8; 2],
     /// Destination port.
     pub dport: [u8; 2],
+    /// Ticks when it went by.
+    pub seen: u32,
 }
 
 /// How the source's hardware address of a fragment begins that the daemon holds, or has held, until the first of its
@@ -122,7 +124,7 @@ const _: () = assert!(size_of::<SocketKey>() == 32 && align_of::<SocketKey>() ==
 const _: () = assert!(size_of::<SocketValue>() == 28);
 const _: () = assert!(size_of::<AffinityKey>() == 20 && size_of::<AffinityValue>() == 12);
 const _: () = assert!(size_of::<RangeKey>() == 20 && align_of::<RangeKey>() == 1);
-const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentValue>() == 4);
+const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentValue>() == 8);
 const _: () = assert!(size_of::<Pod>() == 36);
 
 // SAFETY: repr(C), every byte is initialised (padding is named), any bit pattern is valid.

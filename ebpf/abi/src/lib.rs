@@ -58,6 +58,8 @@ pub mod idle {
     pub const TCP: u32 = 86_400;
     /// Everything else.
     pub const OTHER: u32 = 180;
+    /// What is known of a packet in fragments. Receivers give up sooner; senders use identifications again.
+    pub const FRAGMENTS: u32 = 30;
 }
 
 /// IP protocol numbers.

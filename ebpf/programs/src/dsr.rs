@@ -11,7 +11,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_NET;
 use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh as Neighbour};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 use fairlead_abi::{Backend, Counter, FlowFlags, MemberKey, ServiceValue, proto};
 
@@ -103,7 +103,7 @@ fn step_wrap<F: Family>(ctx: &TcContext) -> i32 {
     let mut found: FibLookup = unsafe { core::mem::zeroed() };
     match look_up::<F>(ctx, &source, endpoint, len, &mut found) {
         // What is sent from here is not forwarded.
-        Route::FOUND | Route::NOT_FORWARDED => {}
+        Route::FOUND | Route::UNRESOLVED | Route::NOT_FORWARDED => {}
         Route::TOO_SMALL => return TOO_BIG + mtu(&found, len).saturating_sub(F::HEADER as i32),
         _ => {
             count(Counter::DropNoRoute);
@@ -175,8 +175,9 @@ fn step_hand_over<F: Family>(ctx: &TcContext) -> i32 {
     let len = if unsafe { (*ctx.skb.skb).gso_size } != 0 { 0 } else { packet.total };
     // SAFETY: plain numbers, of which all zero is a value.
     let mut found: FibLookup = unsafe { core::mem::zeroed() };
-    match look_up::<F>(ctx, &packet.src, endpoint, len, &mut found) {
-        Route::FOUND => {}
+    let way = look_up::<F>(ctx, &packet.src, endpoint, len, &mut found);
+    match way {
+        Route::FOUND | Route::UNRESOLVED => {}
         Route::TOO_SMALL => return TOO_BIG + mtu(&found, len),
         _ => {
             count(Counter::DropNoRoute);
@@ -186,6 +187,16 @@ fn step_hand_over<F: Family>(ctx: &TcContext) -> i32 {
     if age(ctx, packet).is_none() {
         count(Counter::DropRewrite);
         return SHOT;
+    }
+    if way == Route::FOUND {
+        let [a, b] = [found.dmac, found.smac];
+        let macs = [a[0], a[1], a[2], a[3], a[4], a[5], b[0], b[1], b[2], b[3], b[4], b[5]];
+        if ctx.store(0, &macs, 0).is_err() {
+            count(Counter::DropRewrite);
+            return SHOT;
+        }
+        // SAFETY: the helper takes numbers.
+        return unsafe { bpf_redirect(found.ifindex, 0) as i32 };
     }
     // SAFETY: plain numbers, of which all zero is a value.
     let mut hop: Neighbour = unsafe { core::mem::zeroed() };
@@ -202,6 +213,8 @@ struct Route;
 impl Route {
     /// There is one that the packet fits.
     const FOUND: u32 = 0;
+    /// The same, but the hardware address of the next hop is not known yet.
+    const UNRESOLVED: u32 = 4;
     /// There is one that it does not fit.
     const TOO_SMALL: u32 = 1;
     /// The interface the packet came in by forwards nothing.
@@ -232,7 +245,8 @@ fn look_up<F: Family>(ctx: &TcContext, src: &F::Addr, dst: &F::Addr, len: u16, f
     match code {
         // Kernels that have `bpf_set_retval` compare the length themselves; of others this is what can be known.
         SUCCESS | NO_NEIGHBOUR if node!(has_retval) == 0 && len > MTU && told(found) == len => Route::TOO_SMALL,
-        SUCCESS | NO_NEIGHBOUR => Route::FOUND,
+        SUCCESS => Route::FOUND,
+        NO_NEIGHBOUR => Route::UNRESOLVED,
         FRAG_NEEDED => Route::TOO_SMALL,
         FORWARDING_DISABLED => Route::NOT_FORWARDED,
         _ => Route::NONE,

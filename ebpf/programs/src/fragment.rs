@@ -7,11 +7,11 @@
 
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::TcContext;
-use fairlead_abi::{Counter, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC};
+use fairlead_abi::{Counter, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, idle};
 
 use crate::family::Family;
 use crate::hook::Hook;
-use crate::maps::{FRAGMENT_TAP, FRAGMENTS, count};
+use crate::maps::{FRAGMENT_TAP, FRAGMENTS, count, ticks};
 use crate::parse::Packet;
 use crate::skb::{NEXT, SHOT};
 
@@ -33,16 +33,22 @@ fn key<F: Family>(packet: &Packet<F>) -> FragmentKey {
 /// Keeps what a first fragment says, as it arrives: the others arrive the same way.
 #[inline(never)]
 pub(crate) fn note<F: Family>(packet: &Packet<F>) {
+    let value = FragmentValue { sport: packet.sport, dport: packet.dport, seen: ticks() };
     // If the table takes it not, the others are lost, and the sender will try again.
-    let _ = FRAGMENTS.insert(&key(packet), &FragmentValue { sport: packet.sport, dport: packet.dport }, 0);
+    let _ = FRAGMENTS.insert(&key(packet), &value, 0);
 }
 
 /// What the first fragment of this packet said.
 #[inline(always)]
 pub(crate) fn ports<F: Family>(packet: &Packet<F>) -> Option<FragmentValue> {
-    // SAFETY: the value is copied out at once; a fragment of another packet under the same identification is the
-    // sender's mistake, and its checksum tells.
-    unsafe { FRAGMENTS.get(&key(packet)) }.copied()
+    // SAFETY: the value is copied out at once.
+    let value = (unsafe { FRAGMENTS.get(&key(packet)) }).copied()?;
+    if ticks().wrapping_sub(value.seen) > idle::FRAGMENTS {
+        // An older packet's: whoever waits for this one's must not be told too soon.
+        let _ = FRAGMENTS.remove(&key(packet));
+        return None;
+    }
+    Some(value)
 }
 
 /// A fragment whose first has not been seen. Without a place to hold it, it is left to the host, whose own it may be.

@@ -20,7 +20,7 @@ use crate::hook::Hook;
 use crate::maps::count;
 use crate::parse::{Kind, LATER, Packet, complete};
 use crate::route;
-use crate::skb::{NEXT, SHOT};
+use crate::skb::{self, NEXT, SHOT};
 
 /// What is to be done with an error, where it is no action of tc.
 struct Next;
@@ -170,14 +170,13 @@ fn inside<F: Family>(ctx: &TcContext, packet: &Packet<F>, quoted: &Packet<F>, fl
         ctx.store(at, &new, 0).ok()?;
     }
 
-    // The quoted transport checksum, if the quote goes so far. SCTP's is none that could be moved.
-    let field = match quoted.proto {
-        proto::TCP => l4 + 16,
-        proto::UDP => l4 + 6,
-        _ if icmp => l4 + 2,
-        _ => return Some(()),
-    };
-    if field + 2 > (packet.l3 + packet.total) as usize {
+    // The quoted transport checksum, if the quote goes so far.
+    let field = l4 + skb::check_offset(quoted.proto);
+    let end = packet.l3 as usize + packet.total as usize;
+    if quoted.proto == proto::SCTP {
+        return if field + 4 <= end { inside_sctp(ctx, check, field, quoted, old ^ new) } else { Some(()) };
+    }
+    if field + 2 > end {
         return Some(());
     }
     let Ok(before) = ctx.load::<u16>(field) else {
@@ -193,6 +192,18 @@ fn inside<F: Family>(ctx: &TcContext, packet: &Packet<F>, quoted: &Packet<F>, fl
     let after = !checksum::fold((!before) as u32 + checksum::fold(covered) as u32 + ports);
     ctx.store(field, &after, 0).ok()?;
     ctx.l4_csum_replace(check, before as u64, after as u64, 2).ok()
+}
+
+/// Moves the quoted checksum of SCTP, which covers all of the packet that is quoted.
+#[inline(always)]
+fn inside_sctp<F: Family>(ctx: &TcContext, check: usize, field: usize, quoted: &Packet<F>, change: u32) -> Option<()> {
+    let Ok(before) = ctx.load::<[u8; 4]>(field) else {
+        return Some(());
+    };
+    let len = quoted.total.wrapping_sub(quoted.l4.wrapping_sub(quoted.l3));
+    let after = skb::sctp(before, change.to_ne_bytes(), len);
+    ctx.store(field, &after, 0).ok()?;
+    ctx.l4_csum_replace(check, u32::from_ne_bytes(before) as u64, u32::from_ne_bytes(after) as u64, 4).ok()
 }
 
 /// Stores the addresses of a header.

@@ -57,7 +57,8 @@ fn node_port(subject: &mut Subject) -> Result<()> {
                 node.expect(Way::Leave, &answer, Fate::On, &answer.clone().from(asked), &["reply"])?;
                 // Another port of the other node is no service.
                 let other = first.clone().to(SocketAddr::new(plan.peer(), NODE_PORT + 8));
-                node.untouched(Way::Arrive(door), &wrapped(plan, &other, end.ip()))?;
+                let outer = wrapped(plan, &other, end.ip());
+                node.expect(Way::Arrive(door), &outer, Fate::On, &outer, &["passed_untranslated"])?;
             }
         }
     }
