@@ -11,7 +11,7 @@ fn build(criterion: &mut Criterion) {
     for endpoints in [3u32, 10, 100, 600] {
         let member = |end: u32| (SocketAddr::from((Ipv4Addr::from(0x0af4_0002 + end), 8080)), 1);
         let members: Vec<Member> = (0..endpoints).map(member).collect();
-        let size = maglev::ring_sizes(members.len()).next().unwrap_or(1);
+        let size = maglev::ring_size(members.len());
         group.bench_with_input(BenchmarkId::from_parameter(endpoints), &members, |bencher, members| {
             bencher.iter(|| maglev::ring(black_box(members), size));
         });

@@ -71,7 +71,7 @@ impl Config {
             drain: Duration::from_secs(30),
             services: 65_536,
             backends: 131_072,
-            slots: 1 << 22,
+            slots: 1 << 23,
             flows: 262_144,
         }
     }

@@ -346,8 +346,17 @@ impl Tables {
         if members.is_empty() {
             return Ok(side(Range::default()));
         }
-        // A ring for which there is no room is a smaller one: its shares are less even, but it is there.
-        let sizes = if is_ring { maglev::ring_sizes(members.len()).map(Some).collect() } else { vec![None] };
+        // Where slots become scarce, a ring is a smaller one: less even, but there.
+        let few = self.slots.room() < self.capacity.slots / 2;
+        let best = maglev::ring_size(members.len());
+        let small = maglev::small_ring_size(members.len());
+        let mut sizes = match is_ring {
+            false => vec![None],
+            true if few => vec![Some(small), Some(best)],
+            true => vec![Some(best), Some(small)],
+        };
+        // Another size would move everything, so it stays what it was.
+        sizes.sort_by_key(|size| !sides.iter().any(|side| Some(side.range.len()) == *size));
         for size in sizes {
             let owners = size.map_or_else(|| maglev::list(members), |size| maglev::ring(members, size));
             let ids: Vec<u32> = owners.into_iter().map(|owner| group.backends[&members[owner as usize].0]).collect();

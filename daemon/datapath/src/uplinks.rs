@@ -8,6 +8,9 @@ use fairlead_abi::{SOURCES_MAX, SourcePool};
 use crate::interface::{Interface, interfaces};
 use crate::{Datapath, DatapathError, Uplink, attach};
 
+/// Key of `UPLINKS` for the addresses of any uplink: no interface has this index.
+const ANY: u32 = 0;
+
 impl Datapath {
     /// Attaches again to the uplinks of an earlier daemon, so that their addresses are known before the first
     /// synchronisation, and forgets those that are gone.
@@ -23,10 +26,11 @@ impl Datapath {
             self.wanted_uplinks.insert(name);
         }
         let known: Vec<u32> = self.uplinks.values().map(|uplink| uplink.ifindex).collect();
-        for stale in self.kernel.uplinks()?.into_iter().filter(|ifindex| !known.contains(ifindex)) {
+        let is_stale = |ifindex: &u32| *ifindex != ANY && !known.contains(ifindex);
+        for stale in self.kernel.uplinks()?.into_iter().filter(is_stale) {
             self.kernel.drop_uplink(stale)?;
         }
-        Ok(())
+        self.put_any()
     }
 
     /// Attaches to an uplink; again for one already attached returns it as it is. NodePorts answer on its addresses
@@ -78,6 +82,7 @@ impl Datapath {
                 if let Some(known) = self.uplinks.get_mut(&name) {
                     known.addresses.clone_from(&interface.addresses);
                 }
+                self.put_any()?;
                 changed = true;
                 continue;
             }
@@ -119,14 +124,22 @@ impl Datapath {
         let addresses = interface.addresses.clone();
         let uplink = Uplink { name: name.to_owned(), ifindex: interface.ifindex, addresses, mode, reason };
         self.uplinks.insert(name.to_owned(), uplink.clone());
+        self.put_any()?;
         Ok(uplink)
     }
 
     fn forget_uplink(&mut self, name: &str) -> Result<(), DatapathError> {
         if let Some(uplink) = self.uplinks.remove(name) {
             self.kernel.drop_uplink(uplink.ifindex)?;
+            self.put_any()?;
         }
         attach::detach(&self.pins, name)
+    }
+
+    /// What flows are given that leave by no uplink: a pod's to itself, through a service.
+    fn put_any(&mut self) -> Result<(), DatapathError> {
+        let all: Vec<IpAddr> = self.uplinks.values().flat_map(|uplink| uplink.addresses.iter().copied()).collect();
+        self.kernel.put_uplink(ANY, &self.pool(&all))
     }
 
     /// What flows are given that leave by an uplink of these addresses.

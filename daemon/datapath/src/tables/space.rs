@@ -9,12 +9,14 @@ pub(super) struct Space {
     free: BTreeMap<u32, u32>,
     /// The same, length first.
     by_len: BTreeSet<(u32, u32)>,
+    /// The sum of lengths.
+    room: u32,
 }
 
 impl Space {
     /// All free.
     pub(super) fn new(len: u32) -> Self {
-        let mut space = Self { free: BTreeMap::new(), by_len: BTreeSet::new() };
+        let mut space = Self { free: BTreeMap::new(), by_len: BTreeSet::new(), room: 0 };
         space.insert(0, len);
         space
     }
@@ -23,13 +25,20 @@ impl Space {
         if len > 0 {
             self.free.insert(start, len);
             self.by_len.insert((len, start));
+            self.room += len;
         }
     }
 
     fn remove(&mut self, start: u32) -> Option<u32> {
         let len = self.free.remove(&start)?;
         self.by_len.remove(&(len, start));
+        self.room -= len;
         Some(len)
+    }
+
+    /// How much is free.
+    pub(super) fn room(&self) -> u32 {
+        self.room
     }
 
     /// A range of this length.
@@ -89,6 +98,6 @@ mod tests {
         space.take_exact(3, 2);
         assert_eq!(space.free, BTreeMap::from([(0, 3), (5, 5)]));
         assert_eq!((space.take(4), space.take(2)), (Some(5), Some(0)));
-        assert_eq!(space.by_len.len(), space.free.len());
+        assert_eq!((space.by_len.len(), space.room()), (space.free.len(), 2));
     }
 }

@@ -90,7 +90,7 @@ impl Model {
     }
 }
 
-const CAPACITY: Capacity = Capacity { services: 64, backends: 512, slots: 65_536 };
+const CAPACITY: Capacity = Capacity { services: 64, backends: 512, slots: 1 << 20 };
 const DRAIN: Duration = Duration::from_secs(7);
 
 fn name(service: u8) -> ServiceName {
@@ -170,11 +170,11 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Invariant `WHOLE`, and that any history ends where a fresh start would.
     #[test]
-    fn a_plan_is_whole_at_every_step_and_ends_as_a_fresh_build(changes in prop::collection::vec(change(), 1..30)) {
+    fn a_plan_is_whole_at_every_step_and_ends_as_a_fresh_build(changes in prop::collection::vec(change(), 1..20)) {
         let mut now = Instant::now();
         let (mut tables, mut model) = (Tables::new(CAPACITY), Model::default());
         let mut last = BTreeMap::new();
