@@ -161,7 +161,7 @@ impl Shared {
         Ok(Self {
             view: Arc::new(RwLock::new(View::new(&arguments.node_name))),
             datapath: open_datapath(&arguments.datapath, prepared).await?,
-            health: Health::new(),
+            health: Health::new(!arguments.datapath.filters_node_ports()),
             programmed: Arc::default(),
             services_changed: Arc::default(),
         })

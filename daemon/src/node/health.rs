@@ -43,8 +43,8 @@ struct State {
 /// What load balancers may ask, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checks {
-    /// Where: empty for every address of the node.
-    pub(super) addresses: Vec<IpAddr>,
+    /// Where; `None` for every address of the node.
+    pub(super) addresses: Option<Vec<IpAddr>>,
     pub(super) services: BTreeMap<ServiceName, Check>,
 }
 
@@ -64,9 +64,11 @@ struct Verdict {
 }
 
 impl Health {
-    pub(super) fn new() -> Self {
+    /// Health checks are answered on every address, or on none until [`Health::answer_on`] says where.
+    pub(super) fn new(everywhere: bool) -> Self {
         let state = State { updated: SystemTime::now(), pending: None, eligible: true };
-        Self { state: Arc::new(Mutex::new(state)), checks: watch::Sender::default() }
+        let checks = Checks { addresses: (!everywhere).then(Vec::new), services: BTreeMap::new() };
+        Self { state: Arc::new(Mutex::new(state)), checks: watch::Sender::new(checks) }
     }
 
     /// Changes came that the tables do not hold yet.
@@ -105,7 +107,7 @@ impl Health {
 
     /// Where health checks are to be answered.
     pub(super) fn answer_on(&self, addresses: Vec<IpAddr>) {
-        self.checks.send_if_modified(|checks| replace(&mut checks.addresses, addresses));
+        self.checks.send_if_modified(|checks| replace(&mut checks.addresses, Some(addresses)));
     }
 
     fn verdict(&self) -> Verdict {
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn only_a_change_that_waits_long_is_ill() {
-        let health = Health::new();
+        let health = Health::new(true);
         assert!(health.verdict().healthy);
         health.queued();
         assert!(health.verdict().healthy, "it may wait a moment");

@@ -16,6 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,17 +49,18 @@ pub(in crate::node) async fn serve(
     shutdown: CancellationToken,
 ) {
     let mut checks = health.checks.subscribe();
-    let mut running: BTreeMap<Server, CancellationToken> = BTreeMap::new();
+    let mut running: BTreeMap<Server, (CancellationToken, JoinHandle<()>)> = BTreeMap::new();
     let mut complained = BTreeSet::new();
     loop {
         let wanted = wanted(own, &checks.borrow_and_update());
-        running.retain(|server, token| {
-            let stays = wanted.contains(server);
-            if !stays {
+        let unwanted: Vec<Server> = running.keys().filter(|server| !wanted.contains(server)).cloned().collect();
+        for server in unwanted {
+            if let Some((token, task)) = running.remove(&server) {
                 token.cancel();
+                // The next one may want the same port: it is free once the task has ended, however it did.
+                let _ = task.await;
             }
-            stays
-        });
+        }
         complained.retain(|server| wanted.contains(server));
         for server in wanted {
             if running.contains_key(&server) {
@@ -70,8 +72,7 @@ pub(in crate::node) async fn serve(
                     let token = shutdown.child_token();
                     let accepting =
                         accept(listener, server.subject.clone(), health.clone(), tasks.clone(), token.clone());
-                    tasks.spawn(accepting);
-                    running.insert(server, token);
+                    running.insert(server, (token, tasks.spawn(accepting)));
                 }
                 Err(error) if complained.insert(server.clone()) => complain(&server, &error),
                 Err(_) => {}
@@ -100,7 +101,7 @@ fn complain(server: &Server, error: &io::Error) {
 /// Two Services that want one port: the first by name has it.
 fn wanted(own: Option<SocketAddr>, checks: &Checks) -> BTreeSet<Server> {
     let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
-    let addresses = if checks.addresses.is_empty() { &everywhere[..] } else { &checks.addresses };
+    let addresses = checks.addresses.as_deref().unwrap_or(&everywhere);
     let services = checks.services.iter().flat_map(|(name, check)| {
         let subject = Subject::Service(name.clone());
         addresses.iter().map(move |ip| Server { subject: subject.clone(), address: (*ip, check.port).into() })
@@ -223,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_are_kube_proxys() {
-        let health = Health::new();
+        let health = Health::new(true);
         let (status, body, _) = ask(&Subject::Proxy, "/healthz", &health).await;
         assert_eq!((status, &body["nodeEligible"]), (200, &true.into()));
         assert_eq!(ask(&Subject::Proxy, "/livez", &health).await.1.get("nodeEligible"), None);
@@ -244,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn servers_come_and_go_with_their_services() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let health = Health::new();
+        let health = Health::new(true);
         health.answer_on(vec![free.ip()]);
         let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(serve(health.clone(), None, tasks.clone(), end.clone()));
@@ -262,6 +263,43 @@ mod tests {
             assert!(tokio::time::Instant::now() < deadline, "the server stayed");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        end.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_moves_from_everywhere_to_one_address() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut checks = Checks { addresses: None, services: BTreeMap::new() };
+        checks.services.insert(name(), Check { port, local_endpoints: 0 });
+        let addresses = |checks: &Checks| wanted(None, checks).iter().map(|server| server.address).collect::<Vec<_>>();
+        assert_eq!(addresses(&checks), [SocketAddr::from(([0, 0, 0, 0], port))]);
+        checks.addresses = Some(vec!["127.0.0.1".parse().unwrap()]);
+        assert_eq!(addresses(&checks), [SocketAddr::from(([127, 0, 0, 1], port))]);
+        checks.addresses = Some(Vec::new());
+        assert!(addresses(&checks).is_empty(), "no address is not every address");
+
+        let health = Health::new(true);
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
+        health.checks.send_modify(|checks| {
+            checks.services.insert(name(), Check { port, local_endpoints: 0 });
+        });
+        tasks.spawn(serve(health.clone(), None, tasks.clone(), end.clone()));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+        let reach = async |address: &str| {
+            while TcpStream::connect((address, port)).await.is_err() {
+                assert!(tokio::time::Instant::now() < deadline, "nobody answers on {address}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        reach("127.0.0.2").await;
+        health.answer_on(vec!["127.0.0.1".parse().unwrap()]);
+        while TcpStream::connect(("127.0.0.2", port)).await.is_ok() {
+            assert!(tokio::time::Instant::now() < deadline, "it stayed everywhere");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        reach("127.0.0.1").await;
         end.cancel();
         tasks.close();
         tasks.wait().await;
