@@ -128,15 +128,16 @@ impl Datapath {
         // What goes makes room, and may give its address to what comes.
         let (gone, put): (Vec<_>, Vec<_>) = changed.into_iter().partition(|(_, service)| service.is_none());
         let mut names = Vec::with_capacity(gone.len() + put.len());
+        let mut freed = false;
         for (name, service) in gone.into_iter().chain(put) {
             match service {
                 Some(service) => self.services.insert(name.clone(), service),
                 None => self.services.remove(&name),
             };
-            self.plan(&name, &mut report)?;
+            freed |= self.plan(&name, &mut report)?;
             names.push(name);
         }
-        self.retry(&mut report)?;
+        self.retry(freed, &mut report)?;
         report.rejected = self.rejections(&names);
         report.system_calls = self.kernel.calls - calls;
         Ok(report)
@@ -152,12 +153,13 @@ impl Datapath {
         let mut report = SyncReport::default();
         let calls = self.kernel.calls;
         let names: Vec<_> = gone.into_iter().chain(self.services.keys().cloned()).collect();
+        let mut freed = false;
         for name in &names {
-            self.plan(name, &mut report)?;
+            freed |= self.plan(name, &mut report)?;
         }
         let orphans = self.tables.plan_orphans(Instant::now());
-        self.carry_out(&orphans, &mut report)?;
-        self.retry(&mut report)?;
+        freed |= self.carry_out(&orphans, &mut report)?;
+        self.retry(freed, &mut report)?;
         report.rejected = self.rejections(&names);
         report.system_calls = self.kernel.calls - calls;
         Ok(report)
@@ -197,31 +199,31 @@ impl Datapath {
         self.closer.closed()
     }
 
-    fn plan(&mut self, name: &ServiceName, report: &mut SyncReport) -> Result<(), DatapathError> {
+    /// Puts a service in force, or says why not. True if that gave addresses free.
+    fn plan(&mut self, name: &ServiceName, report: &mut SyncReport) -> Result<bool, DatapathError> {
         let wanted = self.services.get(name).map(|service| wants(service, &self.site)).unwrap_or_default();
         let plan = self.tables.plan(name, &wanted, Instant::now());
-        self.carry_out(&plan, report)?;
+        let freed = self.carry_out(&plan, report)?;
         match plan.refusal {
             Some(refusal) => self.rejected.insert(name.clone(), refusal.to_string()),
             None => self.rejected.remove(name),
         };
-        Ok(())
+        Ok(freed)
     }
 
-    /// Plans refused services again, as long as that helps any of them.
-    fn retry(&mut self, report: &mut SyncReport) -> Result<(), DatapathError> {
-        loop {
-            let before = self.rejected.len();
+    /// Plans refused services again once addresses are free, as long as that helps any of them.
+    fn retry(&mut self, freed: bool, report: &mut SyncReport) -> Result<(), DatapathError> {
+        let mut before = usize::MAX;
+        while freed && self.rejected.len() < before {
+            before = self.rejected.len();
             for name in self.rejected.keys().cloned().collect::<Vec<_>>() {
                 self.plan(&name, report)?;
             }
-            if self.rejected.len() == before {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
-    fn carry_out(&mut self, plan: &Plan, report: &mut SyncReport) -> Result<(), DatapathError> {
+    fn carry_out(&mut self, plan: &Plan, report: &mut SyncReport) -> Result<bool, DatapathError> {
         for step in &plan.steps {
             self.kernel.apply(step)?;
         }
@@ -232,7 +234,7 @@ impl Datapath {
             let gone = gone.into_iter().map(|ended| (ended.address, ended.proto)).collect();
             self.closer.close(gone, self.pod_interfaces());
         }
-        Ok(())
+        Ok(plan.steps.iter().any(|step| matches!(step, tables::Step::Drop(_))))
     }
 
     fn rejections(&self, names: &[ServiceName]) -> Vec<(ServiceName, String)> {
@@ -254,10 +256,11 @@ impl Datapath {
         let concerned: Vec<_> =
             self.services.iter().filter(|(_, service)| is_concerned(service)).map(|(name, _)| name.clone()).collect();
         let mut report = SyncReport::default();
+        let mut freed = false;
         for name in &concerned {
-            self.plan(name, &mut report)?;
+            freed |= self.plan(name, &mut report)?;
         }
-        self.retry(&mut report)?;
+        self.retry(freed, &mut report)?;
         for (name, reason) in self.rejections(&concerned) {
             tracing::warn!(svc = %name, error = reason, "a service was refused");
         }

@@ -18,6 +18,9 @@ impl Datapath {
         let mut names = attach::pinned_interfaces(&self.pins, "tc_uplink")?;
         names.extend(attach::pinned_interfaces(&self.pins, "xdp_service")?);
         let there = interfaces()?;
+        // Where the kernel has no links for tc, nothing is pinned of an uplink without XDP.
+        let listed = self.kernel.uplinks()?;
+        names.extend(there.iter().filter(|(_, found)| listed.contains(&found.ifindex)).map(|(name, _)| name.clone()));
         for name in names {
             match there.get(&name) {
                 Some(interface) => self.put_uplink(&name, interface).map(drop)?,

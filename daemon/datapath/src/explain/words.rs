@@ -9,7 +9,7 @@ use crate::tables::{Set, from_mapped};
 
 /// Steps that need no more than to be said.
 pub(super) const REMARKS: &[(u32, &str)] = &[
-    (TraceSteps::SOURCE, "the source is translated, so that the answer comes back this way"),
+    (TraceSteps::SOURCE, "the source is translated, so that the answer comes back this way; its port is drawn anew"),
     (TraceSteps::PORT_MOVED, "the answer's tuple was taken, so another source port was found"),
     (TraceSteps::MASQUERADE, "a pod leaves the cluster: masqueraded behind the uplink's address"),
     (TraceSteps::DIRECT, "straight to a pod's own address: its answers leave as they are"),
