@@ -43,6 +43,30 @@ pub const fn delta<const N: usize>(old: &[u8; N], new: &[u8; N]) -> u32 {
     halve(sum)
 }
 
+/// The same for addresses and ports that are words already, in packet order.
+#[inline(always)]
+pub const fn delta_words<const N: usize>(old: &[u32; N], new: &[u32; N]) -> u32 {
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < N {
+        sum += !old[i] as u64 + new[i] as u64;
+        i += 1;
+    }
+    halve(sum)
+}
+
+/// The sum of words, folded into 16 bits.
+#[inline(always)]
+pub const fn sum_words<const N: usize>(words: &[u32; N]) -> u32 {
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < N {
+        sum += words[i] as u64;
+        i += 1;
+    }
+    halve(sum)
+}
+
 /// Folds a sum of 32-bit words into 16 bits, which is the same to a sum of 16-bit words.
 #[inline(always)]
 const fn halve(sum: u64) -> u32 {

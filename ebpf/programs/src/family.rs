@@ -41,9 +41,9 @@ pub(crate) trait Family: Copy + 'static {
     fn of_backend(backend: &Backend) -> Self::Addr;
     /// Whether two addresses are the same.
     fn same(a: &Self::Addr, b: &Self::Addr) -> bool;
-    /// What a sum changes by when an address is replaced, see [`checksum::delta`].
+    /// What a sum changes by when an address is replaced, see [`checksum::delta_words`].
     fn delta(old: &Self::Addr, new: &Self::Addr) -> u32;
-    /// The sum of an address, see [`checksum::words`].
+    /// The sum of an address, see [`checksum::sum_words`].
     fn words(addr: &Self::Addr) -> u32;
     /// Whether it is where pods live.
     fn in_cluster(addr: &Self::Addr) -> bool;
@@ -132,12 +132,12 @@ impl Family for Ip4 {
 
     #[inline(always)]
     fn delta(old: &u32, new: &u32) -> u32 {
-        checksum::delta(&old.to_ne_bytes(), &new.to_ne_bytes())
+        checksum::delta_words(&[*old], &[*new])
     }
 
     #[inline(always)]
     fn words(addr: &u32) -> u32 {
-        checksum::words(&addr.to_ne_bytes())
+        checksum::sum_words(&[*addr])
     }
 
     #[inline(always)]
@@ -231,12 +231,12 @@ impl Family for Ip6 {
 
     #[inline(always)]
     fn delta(old: &[u32; 4], new: &[u32; 4]) -> u32 {
-        checksum::delta(&bytes(old), &bytes(new))
+        checksum::delta_words(old, new)
     }
 
     #[inline(always)]
     fn words(addr: &[u32; 4]) -> u32 {
-        checksum::words(&bytes(addr))
+        checksum::sum_words(addr)
     }
 
     #[inline(always)]

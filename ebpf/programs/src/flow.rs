@@ -47,6 +47,7 @@ pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mu
         // The other side's. A pod's own packets may nevertheless go to a service that came later; and answers to
         // outside clients are taken here where pods' packets do not go through the host's stack.
         if hook != Hook::FromPod {
+            verdict.flags = flags;
             verdict.action = Action::Pass;
             return false;
         }

@@ -67,11 +67,25 @@ pub(crate) enum Kind {
     Unread,
 }
 
+/// A [`FlowKey`] as words.
+#[repr(C)]
+struct KeyWords<F: Family> {
+    src: F::Addr,
+    dst: F::Addr,
+    ports: u32,
+    proto: u32,
+}
+
 impl<F: Family> Packet<F> {
     /// Key of the flow this packet belongs to.
     #[inline(always)]
     pub(crate) fn key(&self) -> FlowKey<F::Addr> {
-        FlowKey { src: self.src, dst: self.dst, sport: self.sport, dport: self.dport, proto: self.proto, pad: [0; 3] }
+        let ports = u16::from_ne_bytes(self.sport) as u32 | (u16::from_ne_bytes(self.dport) as u32) << 16;
+        let words: KeyWords<F> = KeyWords { src: self.src, dst: self.dst, ports, proto: self.proto as u32 };
+        const { assert!(size_of::<KeyWords<F>>() == size_of::<FlowKey<F::Addr>>()) }
+        // SAFETY: of the same size and layout, and any bits are a key. Written by words, because the table's hash reads
+        // words, which would wait for bytes to arrive in memory. The target is little-endian.
+        unsafe { core::mem::transmute_copy(&words) }
     }
 
     /// A TCP packet with any of these flags.
@@ -210,18 +224,18 @@ pub(crate) fn plain<F: Family>(data: usize, data_end: usize, packet: &mut Packet
         packet.ttl = head[22];
         packet.total = u16::from_be_bytes([head[16], head[17]]);
     }
-    let (Some(src), Some(dst), Some(ports)) = (
+    let (Some(src), Some(dst), Some(head)) = (
         at::<F::Addr>(data, data_end, net::ETH_LEN + F::ADDRS),
         at::<F::Addr>(data, data_end, net::ETH_LEN + F::ADDRS + size_of::<F::Addr>()),
-        at::<[u8; 8]>(data, data_end, l4),
+        at::<[u16; 4]>(data, data_end, l4),
     ) else {
         return Kind::Unread;
     };
-    // SAFETY: as above. Addresses are read by words: the verifier refuses that on machines that could not.
-    let ports = unsafe {
+    // SAFETY: as above. Read by words: the verifier refuses that on machines that could not.
+    let head = unsafe {
         packet.src = *src;
         packet.dst = *dst;
-        *ports
+        *head
     };
     packet.l3 = net::ETH_LEN as u16;
     packet.l4 = l4 as u16;
@@ -229,8 +243,8 @@ pub(crate) fn plain<F: Family>(data: usize, data_end: usize, packet: &mut Packet
     packet.fragment = WHOLE;
     packet.fragment_id = [0; 4];
     packet.tagged = 0;
-    packet.sport = [ports[0], ports[1]];
-    packet.dport = [ports[2], ports[3]];
+    packet.sport = head[0].to_ne_bytes();
+    packet.dport = head[1].to_ne_bytes();
     match packet.proto {
         proto::UDP => Kind::Flow,
         proto::TCP | proto::SCTP => {
@@ -241,7 +255,7 @@ pub(crate) fn plain<F: Family>(data: usize, data_end: usize, packet: &mut Packet
             packet.flags = unsafe { *flags };
             Kind::Flow
         }
-        next if next == F::ICMP => icmp(packet, ports),
+        next if next == F::ICMP => icmp(packet, head),
         next if F::V6 && is_extension(next) => Kind::Unread,
         next => other::<F>(next),
     }
@@ -253,16 +267,17 @@ fn flags_offset(proto: u8) -> usize {
     if proto == proto::TCP { 13 } else { 12 }
 }
 
-/// Reads the first eight bytes of ICMP.
+/// Reads the first words of ICMP.
 #[inline(always)]
-fn icmp<F: Family>(packet: &mut Packet<F>, head: [u8; 8]) -> Kind {
-    packet.flags = head[0];
-    if head[0] == F::ECHO || head[0] == F::ECHO_REPLY {
-        packet.sport = [head[4], head[5]];
+fn icmp<F: Family>(packet: &mut Packet<F>, head: [u16; 4]) -> Kind {
+    let [kind, _] = head[0].to_ne_bytes();
+    packet.flags = kind;
+    if kind == F::ECHO || kind == F::ECHO_REPLY {
+        packet.sport = head[2].to_ne_bytes();
         packet.dport = packet.sport;
         return Kind::Flow;
     }
-    let is_error = if F::V6 { matches!(head[0], 1..=4) } else { matches!(head[0], 3 | 11 | 12) };
+    let is_error = if F::V6 { matches!(kind, 1..=4) } else { matches!(kind, 3 | 11 | 12) };
     if is_error { Kind::Error } else { Kind::Other }
 }
 
@@ -375,7 +390,7 @@ fn headers<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>) -> Kin
             }
             Kind::Flow
         }
-        _ if next == F::ICMP => match ctx.load::<[u8; 8]>(l4) {
+        _ if next == F::ICMP => match ctx.load::<[u16; 4]>(l4) {
             Ok(head) => icmp(packet, head),
             Err(_) => Kind::Unread,
         },

@@ -92,7 +92,12 @@ pub(crate) fn carry_out<F: Family>(ctx: &TcContext, packet: &Packet<F>, verdict:
         count(if known && packet.fragment == LATER { Counter::Fragment } else { counter });
     }
     match verdict.action {
-        Action::Continue | Action::Pass | Action::Leave if hook == Hook::UplinkIn => deliver(ctx, packet, false),
+        // What is `tc_to_pod`'s must come by there.
+        Action::Continue | Action::Pass | Action::Leave
+            if hook == Hook::UplinkIn && verdict.flags & FlowFlags::POD == 0 =>
+        {
+            deliver(ctx, packet, false)
+        }
         Action::Continue | Action::Pass | Action::Leave => NEXT,
         Action::Drop => SHOT,
         // A pod's answer to an outside client, where pods' packets do not go through the host's stack.

@@ -29,7 +29,11 @@ pub(crate) fn state<F: Family>() -> Option<&'static mut State<F>> {
     const { assert!(size_of::<State<F>>() <= size_of::<[u64; WORDS]>()) }
     // SAFETY: the map returned a pointer to this CPU's value, which is large enough and aligned for any state; nobody
     // else uses it while the program runs. What is read from it was written before by the same run.
-    STATE.get_ptr_mut(0).map(|state| unsafe { &mut *state.cast::<State<F>>() })
+    STATE.get_ptr_mut(0).map(|state| unsafe {
+        // Told, because it is not remembered for what is reached through a reference.
+        core::hint::assert_unchecked(state.is_aligned());
+        &mut *state.cast::<State<F>>()
+    })
 }
 
 /// Makes a generic step without context callable: one global function per family and mode, and one that picks the right

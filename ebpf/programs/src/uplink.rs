@@ -27,10 +27,10 @@ pub(crate) fn arrive<F: Family, const MODE: u8>(
     preset: Preset,
 ) {
     trace::step::<MODE>(TraceSteps::PARSED);
-    // Pod to pod between nodes.
+    // Pod to pod between nodes; where they are handed over past `tc_to_pod`, it may be an answer that is its business.
     let from_cluster = F::in_cluster(&packet.src);
     let to_cluster = F::in_cluster(&packet.dst);
-    if from_cluster && to_cluster {
+    if from_cluster && to_cluster && !(node!(redirect) != 0 && maps::bypassed(maps::POD_CLIENTS)) {
         return;
     }
     let moved = flow::follow::<F, MODE>(packet, verdict, Hook::UplinkIn);
@@ -84,6 +84,11 @@ pub(crate) fn leave<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut
         return;
     }
     flow::follow::<F, MODE>(packet, verdict, Hook::UplinkOut);
+    if verdict.action == Action::Direct {
+        // On its way, by us: it left as it came, and so under the same key.
+        verdict.action = Action::Pass;
+        verdict.counter = None;
+    }
     if verdict.action == Action::Continue {
         masquerade::<F, MODE>(packet, verdict, Source(ifindex));
     }
