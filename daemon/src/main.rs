@@ -87,7 +87,8 @@ fn main() -> ExitCode {
     if std::env::args_os().len() == 1 && std::env::var_os("CNI_COMMAND").is_some() {
         return cni::run();
     }
-    let command = Arguments::parse().command;
+    // The arrow of `explain` looks like an option; it says nothing that the order of the words does not.
+    let command = Arguments::parse_from(std::env::args_os().filter(|argument| argument != "->")).command;
     if matches!(command, Command::Cni) {
         return cni::run();
     }
