@@ -22,7 +22,7 @@ pub(crate) struct Interface {
     pub(crate) kind: Option<String>,
     /// Its hardware address; zero where it has none of six bytes.
     pub(crate) mac: [u8; 6],
-    /// Its addresses in the kernel's order, without those of a link; the ones to be used no more come last.
+    /// Its addresses, the oldest first, without those of a link; the ones to be used no more, or not for long, last.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
@@ -66,30 +66,39 @@ fn mac(link: &LinkMessage) -> [u8; 6] {
 }
 
 fn addresses(netlink: &Netlink) -> io::Result<BTreeMap<u32, Vec<IpAddr>>> {
-    let mut found: BTreeMap<u32, Vec<(bool, IpAddr)>> = BTreeMap::new();
+    let mut found: BTreeMap<u32, Vec<(bool, u32, IpAddr)>> = BTreeMap::new();
     for message in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         let RouteNetlinkMessage::NewAddress(message) = message else { continue };
         if !matches!(message.header.scope, AddressScope::Universe | AddressScope::Site) {
             continue;
         }
         let (mut local, mut address) = (None, None);
-        let mut is_old = message.header.flags.contains(AddressHeaderFlags::Deprecated);
+        // The kernel's name for temporary addresses of IPv6 is that of secondary ones.
+        let passing = AddressHeaderFlags::Deprecated | AddressHeaderFlags::Secondary;
+        let mut is_passing = message.header.flags.intersects(passing);
+        let mut created = 0;
         for attribute in &message.attributes {
             match attribute {
                 AddressAttribute::Local(addr) => local = Some(*addr),
                 AddressAttribute::Address(addr) => address = Some(*addr),
-                AddressAttribute::Flags(flags) => is_old |= flags.contains(AddressFlags::Deprecated),
+                AddressAttribute::Flags(flags) => {
+                    is_passing |= flags.intersects(AddressFlags::Deprecated | AddressFlags::Secondary);
+                }
+                AddressAttribute::CacheInfo(info) => created = info.cstamp,
                 _ => {}
             }
         }
         // Of a point-to-point link the latter is the peer's.
         if let Some(addr) = local.or(address) {
-            found.entry(message.header.index).or_default().push((is_old, addr));
+            found.entry(message.header.index).or_default().push((is_passing, created, addr));
         }
     }
-    let in_order = |mut all: Vec<(bool, IpAddr)>| {
-        all.sort_by_key(|(is_old, _)| *is_old);
-        all.into_iter().map(|(_, addr)| addr).collect()
+    let in_order = |all: Vec<(bool, u32, IpAddr)>| {
+        // IPv6 addresses are listed newest first; what was made in one moment has one time.
+        let (mut all, six): (Vec<_>, Vec<_>) = all.into_iter().partition(|(.., addr)| addr.is_ipv4());
+        all.extend(six.into_iter().rev());
+        all.sort_by_key(|(is_passing, created, addr)| (addr.is_ipv6(), *is_passing, *created));
+        all.into_iter().map(|(.., addr)| addr).collect()
     };
     Ok(found.into_iter().map(|(index, all)| (index, in_order(all))).collect())
 }

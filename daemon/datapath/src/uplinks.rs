@@ -148,7 +148,12 @@ impl Datapath {
     /// What flows are given that leave by an uplink of these addresses.
     fn pool(&self, addresses: &[IpAddr]) -> SourcePool {
         let mut pool = SourcePool { v4: [[0; 4]; SOURCES_MAX], v6: [[0; 16]; SOURCES_MAX], v4_len: 0, v6_len: 0 };
-        let first = [addresses.iter().find(|addr| addr.is_ipv4()), addresses.iter().find(|addr| addr.is_ipv6())];
+        // The first is the one that the host's own sockets use: an address that was added for us comes after it.
+        let first = [false, true].map(|ipv6| {
+            let mut all = addresses.iter().filter(|addr| addr.is_ipv6() == ipv6);
+            let any = all.clone().next();
+            all.find(|addr| !self.config.source_addresses.contains(addr)).or(any)
+        });
         for addr in first.into_iter().flatten().chain(&self.config.source_addresses) {
             match addr {
                 IpAddr::V4(addr) => push(&mut pool.v4, &mut pool.v4_len, addr.octets()),
