@@ -55,6 +55,11 @@ pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mu
             return false;
         }
     }
+    if hook == Hook::UplinkOut && flags & (FlowFlags::CHOSEN | FlowFlags::REPLY) == FlowFlags::CHOSEN {
+        // On its way, by us: with direct server return it leaves as it came, and so under the same key.
+        verdict.action = Action::Pass;
+        return false;
+    }
     if MODE == DRY {
         trace::flow::<F, MODE>(flow);
     }

@@ -84,11 +84,6 @@ pub(crate) fn leave<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut
         return;
     }
     flow::follow::<F, MODE>(packet, verdict, Hook::UplinkOut);
-    if verdict.action == Action::Direct {
-        // On its way, by us: it left as it came, and so under the same key.
-        verdict.action = Action::Pass;
-        verdict.counter = None;
-    }
     if verdict.action == Action::Continue {
         masquerade::<F, MODE>(packet, verdict, Source(ifindex));
     }
