@@ -45,7 +45,8 @@ pub struct Config {
     pub services: u32,
     /// Capacity of the table of endpoints.
     pub backends: u32,
-    /// Capacity of the slots: a service takes one per endpoint, and a Maglev ring if it is reachable from outside.
+    /// Capacity of the slots, eight bytes each: a service takes one per endpoint, and a Maglev ring if it is reachable
+    /// from outside (8,171 slots up to twelve endpoints, 65,519 above; 251 as soon as less than half of all are free).
     pub slots: u32,
     /// Capacity of the tables of flows, per family; a translated connection takes two entries.
     pub flows: u32,
