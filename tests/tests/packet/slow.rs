@@ -15,6 +15,7 @@ use crate::{Kind, Subject};
 
 pub(crate) const CASES: &[Case<Subject>] = &[
     ("dsr_ipip_serves_a_node_port_that_was_asked_elsewhere", node_port),
+    ("what_is_handed_to_another_node_leaves_as_it_is", handed_over),
     ("a_clients_error_about_a_direct_answer_is_sent_to_the_endpoints_node", error_out),
     ("a_clients_error_about_a_direct_answer_is_taken_in", error_in),
     ("fragments_are_encapsulated_each", fragments_out),
@@ -60,6 +61,21 @@ fn node_port(subject: &mut Subject) -> Result<()> {
                 let outer = wrapped(plan, &other, end.ip());
                 node.expect(Way::Arrive(door), &outer, Fate::On, &outer, &["passed_untranslated"])?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// It passes the uplink's other hook under the very tuple it came with.
+fn handed_over(subject: &mut Subject) -> Result<()> {
+    let node = subject.plain()?;
+    for plan in Plan::BOTH {
+        node.services(vec![Service { dsr: Some(Dsr::L2), ..dsr(plan, Protocol::Udp, plan.there(21)) }])?;
+        for door in DOORS {
+            let first = Packet::new(node.client(plan), plan.doors(7)[1], Body::udp(12));
+            let (fate, sent) = node.send(Way::Arrive(door), &first)?;
+            ensure!(fate == Fate::Sent, "{first} is {fate:?} as {sent}");
+            node.untouched(Way::Leave, &sent)?;
         }
     }
     Ok(())
