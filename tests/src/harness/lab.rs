@@ -83,12 +83,12 @@ impl Family {
     }
 
     /// Length of the prefix of a network for one host alone.
-    fn alone(self) -> u8 {
+    pub fn alone(self) -> u8 {
         if self == Self::V4 { 32 } else { 128 }
     }
 
     /// Length of the prefix of the networks of hosts here.
-    fn lan(self) -> u8 {
+    pub fn lan(self) -> u8 {
         if self == Self::V4 { 24 } else { 64 }
     }
 

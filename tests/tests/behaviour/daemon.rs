@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::harness::dialogue::{PORT, bulk, connect, tcp, udp};
@@ -62,7 +62,8 @@ pub(crate) fn malformed(subject: &mut Subject) -> Result<()> {
                     "{name} is not among the refused: {refused:#?}"
                 );
             }
-            ensure!(!refused.iter().any(|line| line.contains("default/s40")), "the good one was refused: {refused:#?}");
+            let good = refused.iter().any(|line| line.starts_with("refused Service default/s40"));
+            ensure!(!good, "the good one was refused: {refused:#?}");
             Ok(())
         })
         .with_context(|| node.said())?;
@@ -154,8 +155,7 @@ pub(crate) fn pods(subject: &mut Subject) -> Result<()> {
 
 pub(crate) fn redirect(subject: &mut Subject) -> Result<()> {
     let fronts = [(subject.publish(43, plain(), &[11])?, 11), (subject.publish(44, plain(), &[21])?, 21)];
-    let options = [&OPTIONS[..], &["--redirect"]].concat();
-    restart(subject, &options)?;
+    restart(subject, &[&OPTIONS[..], &["--redirect"]].concat())?;
     for (front, id) in fronts {
         subject.in_force(front, &[id])?;
         for path in FAMILIES.into_iter().flat_map(|family| paths(subject, front, family)) {
@@ -186,14 +186,21 @@ fn restart(subject: &mut Subject, options: &[&str]) -> Result<()> {
 pub(crate) fn killed(subject: &mut Subject) -> Result<()> {
     let front = subject.publish(45, plain(), &[11, 12, 21])?;
     let mut daemon = subject.lab.at_mut(1).take_daemon().context("no daemon runs")?;
+    let done = kill_twice(subject, front, &mut daemon);
+    subject.lab.at_mut(1).keep_daemon(daemon);
+    done?;
+    subject.withdraw(front)
+}
+
+fn kill_twice(subject: &Subject, front: Front, daemon: &mut Child) -> Result<()> {
     let mut live = open(subject, front)?;
-    let done = while_connecting(subject, front, || {
+    while_connecting(subject, front, || {
         for _ in 0..2 {
             daemon.kill()?;
             daemon.wait()?;
             go_on(&mut live).context("without a daemon")?;
             let mut during = open(subject, front).context("opened without a daemon")?;
-            daemon = subject.lab.at(1).launch(&subject.lab.source(), &with_grace(&OPTIONS))?;
+            *daemon = subject.lab.at(1).launch(&subject.lab.source(), &with_grace(&OPTIONS))?;
             subject.lab.at(1).ready()?;
             go_on(&mut live).context("after the restart")?;
             go_on(&mut during).context("opened without a daemon, after the restart")?;
@@ -203,11 +210,7 @@ pub(crate) fn killed(subject: &mut Subject) -> Result<()> {
             go_on(&mut live).context("after a change")?;
         }
         Ok(())
-    });
-    drop(live);
-    subject.lab.at_mut(1).keep_daemon(daemon);
-    done?;
-    subject.withdraw(front)
+    })
 }
 
 /// Output of a program in a node's namespace.
@@ -223,7 +226,8 @@ pub(crate) fn down(subject: &mut Subject) -> Result<()> {
     let front = subject.publish(46, plain(), &[11, 21])?;
     let node = subject.lab.at_mut(2);
     node.down()?;
-    let left: Vec<_> = fs::read_dir(&node.state)?.flatten().map(|entry| entry.path()).collect();
+    let entries = fs::read_dir(&node.state).into_iter().flatten().flatten();
+    let left: Vec<_> = entries.map(|entry| entry.path()).collect();
     ensure!(left.is_empty(), "the state directory still holds {left:?}");
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     ensure!(!mounts.contains(&node.state.display().to_string()), "a mount is left:\n{mounts}");

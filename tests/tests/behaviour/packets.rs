@@ -134,7 +134,7 @@ fn ask_in_pieces(place: &Namespace, source: SocketAddr, target: SocketAddr, orde
         socket.set_read_timeout(Some(patience()))?;
         let domain = Domain::for_address(target);
         let raw = Socket::new(domain, Type::RAW, Some(Protocol::from(nix::libc::IPPROTO_RAW)))?;
-        let id = order.iter().fold(source.port(), |id, place| id * 3 + *place as u16);
+        let id = order.iter().fold(source.port(), |id, place| id.wrapping_mul(3) + *place as u16);
         let pieces = pieces(source, target, 4000, id);
         for place in order {
             raw.send_to(&pieces[place], &SocketAddr::new(target.ip(), 0).into())?;
@@ -184,7 +184,7 @@ fn narrow(subject: &Subject) -> Result<Namespace> {
     let near: [(IpAddr, IpAddr, u8); 2] =
         [("198.18.3.1".parse()?, "198.18.3.2".parse()?, 24), ("2001:db8:3::1".parse()?, "2001:db8:3::2".parse()?, 64)];
     for ((family, (address, prefix)), (ours, theirs, link)) in FAMILIES.into_iter().zip(lan).zip(near) {
-        let alone = if family == Family::V4 { 32 } else { 128 };
+        let alone = family.alone();
         router.address("eth0", address, prefix)?;
         router.address("eth1", ours, link)?;
         n2.address("eth1", theirs, link)?;
@@ -195,7 +195,7 @@ fn narrow(subject: &Subject) -> Result<Namespace> {
         for half in halves(family) {
             n2.route("eth1", half, if family == Family::V4 { 25 } else { 65 }, Some(ours))?;
         }
-        let net = if family == Family::V4 { 24 } else { 64 };
+        let net = family.lan();
         router.route("eth0", family.pod(1, 0), net, Some(family.node(1)))?;
     }
     wait_for("the second uplink of node 2", SOON, || {
@@ -237,7 +237,7 @@ pub(crate) fn path_mtu(subject: &mut Subject) -> Result<()> {
     subject.withdraw(front)?;
     // Away with the narrow way.
     for family in FAMILIES {
-        let alone = if family == Family::V4 { 32 } else { 128 };
+        let alone = family.alone();
         subject.lab.at(1).net.forget("eth0", family.pod(2, 11), alone)?;
     }
     subject.lab.switch.remove("router")?;

@@ -3,6 +3,7 @@
 //! Node 1 has every option switched on that must be asked for, node 2 none.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -39,17 +40,41 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn new() -> Result<Self> {
-        let mut lab = Lab::new(&[Wiring::Routed, Wiring::Bridged], 3)?;
+        let lab = Lab::new(&[Wiring::Routed, Wiring::Bridged], 3)?;
         // More addresses to translate sources to must be the node's own.
         lab.at(1).net.address("eth0", "192.0.2.71".parse::<IpAddr>()?, 24)?;
         lab.at(1).net.address("eth0", "2001:db8::71".parse::<IpAddr>()?, 64)?;
-        let exclusions = FAMILIES.map(|family| format!("--non-masquerade-cidr={}", family.client(2)));
+        lab.write_nodes()?;
+        let mut subject = Self { lab };
+        subject.start()?;
+        Ok(subject)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let exclusions =
+            FAMILIES.map(|family| format!("--non-masquerade-cidr={}/{}", family.client(2), family.alone()));
         // The second uplink comes later.
         let options: Vec<&str> = ["--uplink=eth1"].into_iter().chain(exclusions.iter().map(String::as_str)).collect();
-        lab.write_nodes()?;
-        lab.start_one(1, &with_grace(&OPTIONS))?;
-        lab.start_one(2, &with_grace(&options))?;
-        Ok(Self { lab })
+        self.lab.start_one(1, &with_grace(&OPTIONS))?;
+        self.lab.start_one(2, &with_grace(&options))
+    }
+
+    /// A test whose failure is not to be the next one's.
+    pub(crate) fn afresh(&mut self, test: fn(&mut Self) -> Result<()>) -> Result<()> {
+        let done = test(self);
+        if done.is_err() {
+            for file in fs::read_dir(self.lab.manifests.dir())?.flatten() {
+                if file.file_name() != "nodes.json" {
+                    fs::remove_file(file.path())?;
+                }
+            }
+            for number in [1, 2] {
+                // It may be dead already.
+                let _ = self.lab.at_mut(number).kill();
+            }
+            self.start()?;
+        }
+        done
     }
 
     /// The pod with this number: `10 * node + 1, 2, 3`.
