@@ -181,7 +181,8 @@ impl Family for Ip4 {
 
     #[inline(always)]
     fn source(pool: &SourcePool, place: u32) -> u32 {
-        u32::from_ne_bytes(pool.v4[place as usize & (SOURCES_MAX - 1)])
+        // SAFETY: `in_pool` keeps to the pool's length, a power of two.
+        u32::from_ne_bytes(unsafe { *pool.v4.get_unchecked(in_pool(place)) })
     }
 }
 
@@ -286,6 +287,17 @@ impl Family for Ip6 {
     #[inline(always)]
     fn source(pool: &SourcePool, place: u32) -> [u32; 4] {
         // SAFETY: inside the pool, which is aligned for words, as this field of it is.
-        unsafe { *(&raw const pool.v6[place as usize & (SOURCES_MAX - 1)]).cast::<[u32; 4]>() }
+        unsafe { *core::ptr::from_ref(pool.v6.get_unchecked(in_pool(place))).cast::<[u32; 4]>() }
     }
+}
+
+/// A bound that the compiler cannot prove superfluous, and so leaves in for the verifier: kernels before 6 do not see that
+/// a hash scaled to a length is below it.
+static LAST_SOURCE: u32 = SOURCES_MAX as u32 - 1;
+
+/// A place in a [`SourcePool`], whatever the number.
+#[inline(always)]
+fn in_pool(place: u32) -> usize {
+    // SAFETY: a static of the object; volatile, so that its value stays unknown to the compiler. The verifier knows it.
+    (place & unsafe { core::ptr::read_volatile(&raw const LAST_SOURCE) }) as usize
 }

@@ -70,8 +70,12 @@ pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mu
             let goes_on = packet.is_connected() && !packet.opens();
             if !(drains && goes_on) {
                 trace::step::<MODE>(TraceSteps::FLOW_HIT | TraceSteps::FLOW_STALE);
+                if is_fast(MODE) {
+                    verdict.action = Action::Leave;
+                    return false;
+                }
                 if packet.proto == proto::TCP && goes_on {
-                    verdict.action = if is_fast(MODE) { Action::Leave } else { Action::Reset };
+                    verdict.action = Action::Reset;
                     return false;
                 }
                 if MODE != DRY {

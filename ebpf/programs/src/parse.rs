@@ -77,6 +77,10 @@ struct KeyWords<F: Family> {
 }
 
 impl<F: Family> Packet<F> {
+    /// Nothing read yet.
+    // SAFETY: numbers alone, for which zero is a value.
+    pub(crate) const EMPTY: Self = unsafe { core::mem::zeroed() };
+
     /// Key of the flow this packet belongs to.
     #[inline(always)]
     pub(crate) fn key(&self) -> FlowKey<F::Addr> {

@@ -26,17 +26,37 @@ pub(crate) fn arrive<F: Family, const MODE: u8>(
     ifindex: u32,
     preset: Preset,
 ) {
+    let moved = follow::<F, MODE>(packet, verdict);
+    if verdict.action == Action::Continue {
+        begin::<F, MODE>(packet, verdict, ifindex, preset, moved);
+    }
+}
+
+/// The first half of [`arrive`]: what is known already, wherever packet and verdict are. Returns whether the flow must
+/// get another endpoint.
+#[inline(always)]
+pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>) -> bool {
     trace::step::<MODE>(TraceSteps::PARSED);
     // Pod to pod between nodes; where they are handed over past `tc_to_pod`, it may be an answer that is its business.
+    let within = F::in_cluster(&packet.src) && F::in_cluster(&packet.dst);
+    if within && !(node!(redirect) != 0 && maps::bypassed(maps::POD_CLIENTS)) {
+        verdict.action = Action::Pass;
+        return false;
+    }
+    flow::follow::<F, MODE>(packet, verdict, Hook::UplinkIn)
+}
+
+/// The second half: a new flow.
+#[inline(always)]
+pub(crate) fn begin<F: Family, const MODE: u8>(
+    packet: &Packet<F>,
+    verdict: &mut Verdict<F>,
+    ifindex: u32,
+    preset: Preset,
+    moved: bool,
+) {
     let from_cluster = F::in_cluster(&packet.src);
     let to_cluster = F::in_cluster(&packet.dst);
-    if from_cluster && to_cluster && !(node!(redirect) != 0 && maps::bypassed(maps::POD_CLIENTS)) {
-        return;
-    }
-    let moved = flow::follow::<F, MODE>(packet, verdict, Hook::UplinkIn);
-    if verdict.action != Action::Continue {
-        return;
-    }
     match preset {
         Some(id) => service::preset(verdict, id),
         None if packet.is_icmp() => {}

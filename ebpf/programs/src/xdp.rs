@@ -16,7 +16,7 @@ use crate::family::{Family, Ip4, Ip6};
 use crate::maps::count;
 use crate::parse::{Action, Kind, Packet, Verdict, at, plain};
 use crate::skb::{check_offset, ports_offset, sctp};
-use crate::state::{State, state};
+use crate::state::state;
 use crate::trace::{FAST, FAST_OUT};
 use crate::{route, uplink};
 
@@ -60,14 +60,23 @@ fn run<const MODE: u8>(ctx: &XdpContext) -> u32 {
 /// Not inlined: the variables of both families together would fill the stack.
 #[inline(never)]
 fn arrive<F: Family, const MODE: u8>(ctx: &XdpContext) -> u32 {
-    let Some(State { packet, verdict, .. }) = state::<F>() else {
-        return XDP_PASS;
-    };
-    if plain(ctx.data(), ctx.data_end(), packet) != Kind::Flow {
+    // Here, not in the state: a hit is decided in registers.
+    let mut packet = Packet::<F>::EMPTY;
+    if plain(ctx.data(), ctx.data_end(), &mut packet) != Kind::Flow {
         return XDP_PASS;
     }
-    *verdict = Verdict::of(packet);
-    uplink::arrive::<F, MODE>(packet, verdict, 0, None);
+    let mut verdict = Verdict::of(&packet);
+    let moved = uplink::follow::<F, MODE>(&packet, &mut verdict);
+    if verdict.action == Action::Continue {
+        let Some(state) = state::<F>() else {
+            return XDP_PASS;
+        };
+        state.packet = packet;
+        state.verdict = verdict;
+        uplink::begin::<F, MODE>(&state.packet, &mut state.verdict, 0, None, moved);
+        verdict = state.verdict;
+    }
+    let (packet, verdict) = (&packet, &verdict);
     let outcome = match verdict.action {
         Action::Rewrite => rewrite::<F, MODE>(ctx, packet, verdict)
             .and_then(|()| store(ctx, 6, net::TRANSLATED_MAC))
