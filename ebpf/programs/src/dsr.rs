@@ -317,10 +317,10 @@ fn take_out<F: Family>(ctx: &TcContext, packet: &Packet<F>, inner: &mut Packet<F
     };
     let member = MemberKey { group: service.group, addr: here };
     // SAFETY: the value is copied out at once.
-    let Some(&id) = (unsafe { MEMBERS.get(&member) }) else {
+    let Some(&id) = (unsafe { MEMBERS.get(member) }) else {
         return refuse(&here, Counter::DropDecapsulate);
     };
-    if !maps::backend(id).is_some_and(|backend| backend.flags & Backend::LOCAL != 0) {
+    if maps::backend(id).is_none_or(|backend| backend.flags & Backend::LOCAL == 0) {
         return refuse(&here, Counter::DropDecapsulate);
     }
     if !make_room(ctx, -((packet.l4 - packet.l3) as i32), FIXED_GSO) {
@@ -402,6 +402,6 @@ fn step_unwrap_error<F: Family>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn is_wrapped<F: Family>(packet: &Packet<F>) -> bool {
     // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-    let flags = F::flows().get_ptr(&packet.key()).map_or(0, |flow| unsafe { (*flow).flags });
+    let flags = F::flows().get_ptr(packet.key()).map_or(0, |flow| unsafe { (*flow).flags });
     flags & FlowFlags::DSR_IPIP != 0
 }

@@ -35,17 +35,17 @@ fn key<F: Family>(packet: &Packet<F>) -> FragmentKey {
 pub(crate) fn note<F: Family>(packet: &Packet<F>) {
     let value = FragmentValue { sport: packet.sport, dport: packet.dport, seen: ticks() };
     // If the table takes it not, the others are lost, and the sender will try again.
-    let _ = FRAGMENTS.insert(&key(packet), &value, 0);
+    let _ = FRAGMENTS.insert(key(packet), value, 0);
 }
 
 /// What the first fragment of this packet said.
 #[inline(always)]
 pub(crate) fn ports<F: Family>(packet: &Packet<F>) -> Option<FragmentValue> {
     // SAFETY: the value is copied out at once.
-    let value = (unsafe { FRAGMENTS.get(&key(packet)) }).copied()?;
+    let value = (unsafe { FRAGMENTS.get(key(packet)) }).copied()?;
     if ticks().wrapping_sub(value.seen) > idle::FRAGMENTS {
         // An older packet's: whoever waits for this one's must not be told too soon.
-        let _ = FRAGMENTS.remove(&key(packet));
+        let _ = FRAGMENTS.remove(key(packet));
         return None;
     }
     Some(value)

@@ -116,7 +116,7 @@ fn flow_of<F: Family>(quoted: &Packet<F>) -> Option<&'static FlowValue<F::Addr>>
         pad: [0; 3],
     };
     // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-    F::flows().get_ptr(&key).map(|flow| unsafe { &*flow })
+    F::flows().get_ptr(key).map(|flow| unsafe { &*flow })
 }
 
 /// Where the error's own checksum stands.
