@@ -171,6 +171,9 @@ fn programs() -> Result<PathBuf> {
     Ok(object)
 }
 
+/// What the compiler of the BPF object is told. The linker would copy and zero byte by byte, in order, unless told not to.
+const BPF_FLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
+
 /// A cargo for `ebpf/programs`; `verb` is build, check or clippy.
 pub(crate) fn bpf_cargo(verb: &str, target: &Path) -> Command {
     let mut cargo = cargo();
@@ -181,7 +184,7 @@ pub(crate) fn bpf_cargo(verb: &str, target: &Path) -> Command {
         .arg(target)
         // The stable compiler has what nightly has; this is how it is told that we know what we do.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", ["-Cdebuginfo=2", "-Clink-arg=--btf"].join("\u{1f}"));
+        .env("CARGO_ENCODED_RUSTFLAGS", BPF_FLAGS.join("\u{1f}"));
     if let Some(linker) = place::program("bpf-linker") {
         cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
     }
