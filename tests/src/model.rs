@@ -139,10 +139,12 @@ pub fn usable(port: &Port, v4: bool, local: bool) -> BTreeSet<SocketAddr> {
     chosen.into_iter().filter(|end| end.weight > 0 || !weighty).map(|end| end.address).collect()
 }
 
-/// Endpoints that somebody may get, whoever: connections to these go on.
-pub fn alive(port: &Port, v4: bool) -> BTreeSet<SocketAddr> {
+/// Endpoints that somebody may get, whoever, of a Service with external addresses: connections to these go on.
+pub fn alive(service: &Service, port: &Port, v4: bool) -> BTreeSet<SocketAddr> {
     let mut all = usable(port, v4, false);
-    all.extend(usable(port, v4, true));
+    if service.internal_local || service.external_local {
+        all.extend(usable(port, v4, true));
+    }
     all
 }
 

@@ -289,7 +289,8 @@ fn dsr_l2(subject: &mut Subject) -> Result<()> {
                         fate == Fate::Sent && sent.packet == frame.packet.clone().hop(),
                         "{frame} is {fate:?} as {sent}"
                     );
-                    ensure!(sent.to == PEER, "{frame} goes to {:02x?}", sent.to);
+                    // Its hardware address is the program's to write, or the kernel's, when it is sent.
+                    ensure!([PEER, frame.to].contains(&sent.to), "{frame} goes to {:02x?}", sent.to);
                 }
             }
         }
@@ -333,10 +334,13 @@ fn dsr_foreign(subject: &mut Subject) -> Result<()> {
         let other = Packet::new(client, SocketAddr::new(plan.balancer(99), PORT), Body::opening(proto::TCP));
         for door in DOORS {
             // Somebody else's tunnel.
-            node.untouched(Way::Arrive(door), &wrap(other.clone(), plan.pod(21)))?;
-            node.untouched(Way::Arrive(door), &wrap(other.clone(), plan.node()))?;
+            for to in [plan.pod(21), plan.node()] {
+                let tunnel = wrap(other.clone(), to);
+                node.expect(Way::Arrive(door), &tunnel, Fate::On, &tunnel, &["passed_untranslated"])?;
+            }
             // Not a pod of this node.
-            node.untouched(Way::Arrive(door), &wrap(service.clone(), plan.remote(21)))?;
+            let tunnel = wrap(service.clone(), plan.remote(21));
+            node.expect(Way::Arrive(door), &tunnel, Fate::On, &tunnel, &["passed_untranslated"])?;
             // A pod of this node, which is no endpoint of the service.
             let wrong = wrap(service.clone(), plan.pod(PODS[0]));
             node.expect(Way::Arrive(door), &wrong, Fate::Dropped, &wrong, &["drop_decapsulate"])?;
@@ -371,7 +375,8 @@ fn redirect(subject: &mut Subject) -> Result<()> {
                         "the answer {answer} is {fate:?} as {found}"
                     );
                     if fate == Fate::On {
-                        node.expect(Way::Leave, &answer, Fate::On, &back, &["reply"])?;
+                        let (fate, found) = node.send(Way::Leave, &answer)?;
+                        ensure!(fate == Fate::On && found == back, "the answer {answer} leaves as {found}");
                     }
                 }
             }

@@ -13,10 +13,9 @@ use std::env;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use fairlead_tests::harness::packet::node::{Node, Shape};
 use fairlead_tests::harness::suite::Case;
 
-use crate::Subject;
+use crate::{Kind, Subject, make};
 use events::{Random, Round};
 use judge::Judge;
 
@@ -36,7 +35,7 @@ fn random(subject: &mut Subject) -> Result<()> {
         None => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64,
     };
     println!("random: FAIRLEAD_SEED={seed} FAIRLEAD_CASES={cases}");
-    let node = subject.plain()?;
+    let node = subject.node(Kind::Small)?;
     let (mut random, mut done) = (Random(seed), 0);
     for number in 0.. {
         if done >= cases {
@@ -59,7 +58,7 @@ fn random(subject: &mut Subject) -> Result<()> {
 fn shorten(mut round: Round, mut error: anyhow::Error) -> (Round, anyhow::Error) {
     let start = Instant::now();
     let fails = |round: &Round| -> Option<anyhow::Error> {
-        let mut node = Node::new(Shape::Usual, |config| config.external_ips = true).ok()?;
+        let mut node = make(Kind::Small).ok()?;
         Judge::run(&mut node, round).err()
     };
     if let Some(at) = judge::place(&error) {

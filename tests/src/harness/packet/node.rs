@@ -27,6 +27,10 @@ pub const UPLINK: Mac = [2, 0, 0, 0, 0, 1];
 /// `n` of the pods that have interfaces.
 pub const PODS: [u16; 2] = [11, 12];
 
+/// Ports that clients have.
+const FIRST_PORT: u16 = 1100;
+const PORTS: u32 = 31_000;
+
 /// How long removed endpoints drain.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -89,7 +93,7 @@ pub struct Node {
     inside: Namespace,
     _others: Vec<Namespace>,
     sandbox: Sandbox,
-    next_port: u16,
+    ports: u32,
 }
 
 impl fmt::Debug for Node {
@@ -163,7 +167,7 @@ impl Node {
             datapath.attach_pod(&PodInterface { name, ifindex, addresses, mac: pod_mac(n), netns_cookie: 0 })?;
             pods.push(ifindex);
         }
-        Ok(Self { datapath, uplink, pods, inside, _others: others, sandbox, next_port: 10_000 })
+        Ok(Self { datapath, uplink, pods, inside, _others: others, sandbox, ports: 0 })
     }
 
     /// Lets the calling thread live here.
@@ -193,15 +197,16 @@ impl Node {
         Ok(())
     }
 
-    /// A port that no test of this node has had, below the host's ephemeral ones.
+    /// A port that hardly any test of this node has had, below the host's ephemeral ones.
     pub fn port(&mut self) -> u16 {
-        self.next_port = if self.next_port >= 29_000 { 10_000 } else { self.next_port + 1 };
-        self.next_port
+        self.ports += 1;
+        FIRST_PORT + (self.ports % PORTS) as u16
     }
 
-    /// A client of the plan on a port that no test has had.
+    /// A client of the plan, address and port together such as no test has had.
     pub fn client(&mut self, plan: Plan) -> SocketAddr {
-        SocketAddr::new(plan.client(77), self.port())
+        let port = self.port();
+        SocketAddr::new(plan.client(77 + (self.ports / PORTS) as u16), port)
     }
 
     /// Lets a packet go its way. What comes out has every checksum right.
