@@ -6,8 +6,8 @@ use aya_ebpf::programs::TcContext;
 use fairlead_abi::Counter;
 use fairlead_packet::net;
 
+use crate::create::Source;
 use crate::family::{Family, Ip4, Ip6};
-use crate::flow::Source;
 use crate::parse::{Action, Kind, Verdict};
 use crate::skb::{self, NEXT};
 use crate::state::{State, state};
@@ -48,14 +48,17 @@ fn explain<F: Family>(ctx: &TcContext, l3: usize, pod: bool) -> i32 {
     // SAFETY: a field of the context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     if pod {
-        pod::depart::<F, DRY>(packet, verdict);
+        pod::depart::<F, DRY>();
         // What the uplink would do with it next, as if it were to leave by the first.
-        if verdict.action == Action::Continue {
-            uplink::masquerade::<F, DRY>(packet, verdict, Source::ANY);
+        if state::<F>().is_some_and(|state| state.verdict.action == Action::Continue) {
+            uplink::masquerade::<F, DRY>(Source::ANY);
         }
     } else {
-        uplink::arrive::<F, DRY>(packet, verdict, ifindex, None);
+        uplink::arrive::<F, DRY>(ifindex, None);
     }
+    let Some(State { verdict, .. }) = state::<F>() else {
+        return NEXT;
+    };
     match verdict.action {
         Action::Reset => trace::count::<DRY>(Counter::ResetEndpointGone),
         Action::Refuse => trace::count::<DRY>(Counter::RefusedNoEndpoint),

@@ -5,13 +5,16 @@
 //! `tc_from_pod` and `tc_to_pod`. Sockets on this node: the hooks of `sock`, where nothing is left to translate back but
 //! what `recvmsg` and `getpeername` show.
 //!
-//! A packet is read (`parse`), its verdict found (`uplink` and `pod` ask `flow`, then `service`), and the verdict
-//! carried out (`xdp` or `skb`; `route`, `answer`, `dsr`, `icmp_error` and `fragment` for what is not a plain rewrite).
-//! Everything is written once over `family`. `explain` runs the same decisions and writes down what `trace` notes.
+//! A packet is read (`parse`), its verdict found (`uplink` and `pod` ask `flow`, then `service`, then `create`), and the
+//! verdict carried out (`xdp` or `skb`; `route`, `answer`, `dsr`, `icmp_error` and `fragment` for what is not a plain
+//! rewrite). Everything is written once over `family`. `explain` runs the same decisions and writes down what `trace`
+//! notes.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
 mod answer;
+#[cfg(target_arch = "bpf")]
+mod create;
 #[cfg(target_arch = "bpf")]
 mod desk;
 #[cfg(target_arch = "bpf")]

@@ -7,8 +7,9 @@ use aya_ebpf::programs::TcContext;
 use fairlead_abi::{Counter, FlowFlags, FlowKey, TraceSteps, proto};
 use fairlead_packet::net;
 
+use crate::create::{self, Source};
 use crate::family::{Family, Ip4, Ip6};
-use crate::flow::{self, Source};
+use crate::flow;
 use crate::hook::Hook;
 use crate::icmp_error;
 use crate::maps::{self, POD_CLIENTS, node};
@@ -19,9 +20,12 @@ use crate::state::{State, state};
 use crate::trace::{self, DRY, LIVE};
 use crate::uplink::ports_of;
 
-/// A packet from a pod. Packet and verdict are the state's.
+/// The state's packet comes from a pod.
 #[inline(always)]
-pub(crate) fn depart<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>) {
+pub(crate) fn depart<F: Family, const MODE: u8>() {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
     trace::step::<MODE>(TraceSteps::PARSED);
     let bypassed = maps::bypassed(POD_CLIENTS);
     // Pod to pod, the most frequent by far, costs one comparison.
@@ -42,13 +46,16 @@ pub(crate) fn depart<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mu
         return;
     }
     service::choose::<F, MODE>(Client::Pod as u32);
+    let Some(State { verdict, .. }) = state::<F>() else {
+        return;
+    };
     let source = match verdict.action {
         Action::Rewrite => Source::KEPT,
         Action::Hairpin => Source::ANY,
         _ => return,
     };
-    flow::note::<F, MODE>(verdict, source, if moved { Counter::FlowMoved } else { Counter::FlowNew });
-    if MODE != DRY && verdict.action != Action::Drop {
+    create::note::<F, MODE>(source, if moved { Counter::FlowMoved } else { Counter::FlowNew });
+    if MODE != DRY {
         maps::bypass(POD_CLIENTS);
     }
 }
@@ -116,8 +123,8 @@ fn from_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         return action;
     }
     *verdict = Verdict::of(packet);
-    depart::<F, LIVE>(packet, verdict);
-    skb::carry_out(ctx, packet, verdict, Hook::FromPod)
+    depart::<F, LIVE>();
+    skb::carry_out::<F>(ctx, Hook::FromPod)
 }
 
 #[inline(never)]
@@ -135,5 +142,5 @@ fn to_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     }
     *verdict = Verdict::of(packet);
     flow::follow::<F, LIVE>(packet, verdict, Hook::ToPod);
-    skb::carry_out(ctx, packet, verdict, Hook::ToPod)
+    skb::carry_out::<F>(ctx, Hook::ToPod)
 }

@@ -85,7 +85,11 @@ pub(crate) fn read<F: Family>(ctx: &TcContext, l3: usize, packet: &mut Packet<F>
 
 /// Carries the state's verdict out, and counts it.
 #[inline(always)]
-pub(crate) fn carry_out<F: Family>(ctx: &TcContext, packet: &Packet<F>, verdict: &Verdict<F>, hook: Hook) -> i32 {
+pub(crate) fn carry_out<F: Family>(ctx: &TcContext, hook: Hook) -> i32 {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return NEXT;
+    };
+    let (packet, verdict) = (&*packet, &*verdict);
     if let Some(counter) = verdict.counter {
         // What happens to the later fragments of a known flow has a name of its own.
         let known = matches!(counter, Counter::FlowHit | Counter::Reply);

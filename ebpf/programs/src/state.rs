@@ -1,5 +1,8 @@
 //! Where the steps of a decision find what they work on: one place per CPU, as with `desk`, and for the same reason. The
 //! hit of a known flow takes no such step.
+//!
+//! A step changes the state behind its caller's back: whoever calls one asks for the state anew afterwards, and nobody
+//! calls one who was given a reference into it.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;

@@ -7,8 +7,9 @@ use aya_ebpf::programs::TcContext;
 use fairlead_abi::{Counter, FlowFlags, TraceSteps};
 use fairlead_packet::net;
 
+use crate::create::{self, Source};
 use crate::family::{Family, Ip4, Ip6};
-use crate::flow::{self, Source};
+use crate::flow;
 use crate::hook::Hook;
 use crate::maps::{self, count, node};
 use crate::parse::{self, Action, FIRST, Kind, LATER, Packet, Verdict};
@@ -18,17 +19,15 @@ use crate::state::{State, state};
 use crate::trace::{self, DRY, LIVE, is_fast};
 use crate::{dsr, fragment, icmp_error};
 
-/// A packet that came in by an uplink, whatever the hook. Packet and verdict are the state's.
+/// The state's packet came in by an uplink, whatever the hook.
 #[inline(always)]
-pub(crate) fn arrive<F: Family, const MODE: u8>(
-    packet: &Packet<F>,
-    verdict: &mut Verdict<F>,
-    ifindex: u32,
-    preset: Preset,
-) {
+pub(crate) fn arrive<F: Family, const MODE: u8>(ifindex: u32, preset: Preset) {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
     let moved = follow::<F, MODE>(packet, verdict);
     if verdict.action == Action::Continue {
-        begin::<F, MODE>(packet, verdict, ifindex, preset, moved);
+        begin::<F, MODE>(ifindex, preset, moved);
     }
 }
 
@@ -46,17 +45,12 @@ pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mu
     flow::follow::<F, MODE>(packet, verdict, Hook::UplinkIn)
 }
 
-/// The second half: a new flow.
+/// The second half: the state's packet begins a flow.
 #[inline(always)]
-pub(crate) fn begin<F: Family, const MODE: u8>(
-    packet: &Packet<F>,
-    verdict: &mut Verdict<F>,
-    ifindex: u32,
-    preset: Preset,
-    moved: bool,
-) {
-    let from_cluster = F::in_cluster(&packet.src);
-    let to_cluster = F::in_cluster(&packet.dst);
+pub(crate) fn begin<F: Family, const MODE: u8>(ifindex: u32, preset: Preset, moved: bool) {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
     match preset {
         Some(id) => service::preset(verdict, id),
         None if packet.is_icmp() => {}
@@ -64,60 +58,76 @@ pub(crate) fn begin<F: Family, const MODE: u8>(
             service::choose::<F, MODE>(Client::Outside as u32);
         }
     }
-    let mut counter = if moved { Counter::FlowMoved } else { Counter::FlowNew };
-    let source = match verdict.action {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
+    let counter = if moved { Counter::FlowMoved } else { Counter::FlowNew };
+    match verdict.action {
         Action::Rewrite => {
-            if from_cluster && MODE != DRY {
+            if F::in_cluster(&packet.src) && MODE != DRY {
                 maps::bypass(maps::CLUSTER_CLIENTS);
             }
-            Source::KEPT
+            create::note::<F, MODE>(Source::KEPT, counter);
         }
-        Action::Transmit => Source(ifindex),
-        Action::Encapsulate | Action::Direct => return flow::note_one::<F, MODE>(verdict, counter),
-        // For a pod's own address: its replies must leave as they are.
-        Action::Continue if !is_fast(MODE) && to_cluster && !F::is_near(&packet.src) && F::is_unicast(&packet.src) => {
-            trace::step::<MODE>(TraceSteps::DIRECT);
-            verdict.flags = FlowFlags::DIRECT;
-            verdict.action = Action::Rewrite;
-            counter = Counter::DirectNew;
-            Source::KEPT
-        }
-        _ => return,
-    };
-    flow::note::<F, MODE>(verdict, source, counter);
-    if counter as u32 == Counter::DirectNew as u32 {
-        if verdict.action == Action::Drop {
-            // Without the entry the replies would be masqueraded; the next packet tries again.
-            verdict.counter = None;
-            verdict.action = Action::Pass;
-        } else if verdict.flags & FlowFlags::DIRECT != 0 {
-            verdict.action = Action::Pass;
-        }
+        Action::Transmit => create::note::<F, MODE>(Source(ifindex), counter),
+        Action::Encapsulate | Action::Direct => create::note_one::<F, MODE>(counter),
+        Action::Continue if !is_fast(MODE) => go_direct::<F, MODE>(),
+        _ => {}
     }
 }
 
-/// A packet about to leave by an uplink.
+/// The state's packet may be for a pod's own address: then its replies must leave as they are.
 #[inline(always)]
-pub(crate) fn leave<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, ifindex: u32) {
-    let from_cluster = F::in_cluster(&packet.src);
-    if from_cluster && F::in_cluster(&packet.dst) && !maps::bypassed(maps::CLUSTER_CLIENTS) {
+fn go_direct<F: Family, const MODE: u8>() {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
+    if !F::in_cluster(&packet.dst) || F::is_near(&packet.src) || !F::is_unicast(&packet.src) {
         return;
     }
-    flow::follow::<F, MODE>(packet, verdict, Hook::UplinkOut);
-    if verdict.action == Action::Continue {
-        masquerade::<F, MODE>(packet, verdict, Source(ifindex));
+    trace::step::<MODE>(TraceSteps::DIRECT);
+    verdict.flags = FlowFlags::DIRECT;
+    verdict.action = Action::Rewrite;
+    create::note::<F, MODE>(Source::KEPT, Counter::DirectNew);
+    let Some(State { verdict, .. }) = state::<F>() else {
+        return;
+    };
+    if verdict.action == Action::Drop {
+        // Without the entry the replies would be masqueraded; the next packet tries again.
+        verdict.counter = None;
+        verdict.action = Action::Pass;
+    } else if verdict.flags & FlowFlags::DIRECT != 0 {
+        verdict.action = Action::Pass;
     }
 }
 
-/// A pod's packet towards the outside: behind an address of the node.
+/// The state's packet is about to leave by an uplink.
 #[inline(always)]
-pub(crate) fn masquerade<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, source: Source) {
+fn leave<F: Family>(ifindex: u32) {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
+    if F::in_cluster(&packet.src) && F::in_cluster(&packet.dst) && !maps::bypassed(maps::CLUSTER_CLIENTS) {
+        return;
+    }
+    flow::follow::<F, LIVE>(packet, verdict, Hook::UplinkOut);
+    if verdict.action == Action::Continue {
+        masquerade::<F, LIVE>(Source(ifindex));
+    }
+}
+
+/// The state's packet, if it is a pod's towards the outside: behind an address of the node.
+#[inline(always)]
+pub(crate) fn masquerade<F: Family, const MODE: u8>(source: Source) {
+    let Some(State { packet, verdict, .. }) = state::<F>() else {
+        return;
+    };
     if node!(masquerade) == 0 || !F::in_cluster(&packet.src) || F::is_near(&packet.dst) || !F::is_unicast(&packet.dst) {
         return;
     }
     trace::step::<MODE>(TraceSteps::MASQUERADE);
     verdict.action = Action::Rewrite;
-    flow::note::<F, MODE>(verdict, source, Counter::MasqueradeNew);
+    create::note::<F, MODE>(source, Counter::MasqueradeNew);
 }
 
 /// Into the node.
@@ -179,8 +189,8 @@ fn uplink_in<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         return action;
     }
     *verdict = Verdict::of(packet);
-    arrive::<F, LIVE>(packet, verdict, ifindex(ctx), preset);
-    skb::carry_out(ctx, packet, verdict, Hook::UplinkIn)
+    arrive::<F, LIVE>(ifindex(ctx), preset);
+    skb::carry_out::<F>(ctx, Hook::UplinkIn)
 }
 
 #[inline(never)]
@@ -203,8 +213,8 @@ fn uplink_out<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         return action;
     }
     *verdict = Verdict::of(packet);
-    leave::<F, LIVE>(packet, verdict, ifindex(ctx));
-    skb::carry_out(ctx, packet, verdict, Hook::UplinkOut)
+    leave::<F>(ifindex(ctx));
+    skb::carry_out::<F>(ctx, Hook::UplinkOut)
 }
 
 /// Index of the interface the packet is at.

@@ -68,13 +68,16 @@ fn arrive<F: Family, const MODE: u8>(ctx: &XdpContext) -> u32 {
     let mut verdict = Verdict::of(&packet);
     let moved = uplink::follow::<F, MODE>(&packet, &mut verdict);
     if verdict.action == Action::Continue {
-        let Some(state) = state::<F>() else {
+        let Some(place) = state::<F>() else {
             return XDP_PASS;
         };
-        state.packet = packet;
-        state.verdict = verdict;
-        uplink::begin::<F, MODE>(&state.packet, &mut state.verdict, 0, None, moved);
-        verdict = state.verdict;
+        place.packet = packet;
+        place.verdict = verdict;
+        uplink::begin::<F, MODE>(0, None, moved);
+        let Some(place) = state::<F>() else {
+            return XDP_PASS;
+        };
+        verdict = place.verdict;
     }
     let (packet, verdict) = (&packet, &verdict);
     let outcome = match verdict.action {
