@@ -95,12 +95,15 @@ fn snat_collision(subject: &mut Subject) -> Result<()> {
     Ok(())
 }
 
+/// Endpoints of rows that make ports move: what they move to is anybody's next port, towards these alone.
+const SHARED: [u16; 2] = [61, 62];
+
 fn two_services(subject: &mut Subject) -> Result<()> {
     let node = subject.plain()?;
     for plan in Plan::BOTH {
         for protocol in PROTOCOLS {
             let proto = number(protocol);
-            let two = [7, 8].map(|n| plan.service(n, protocol, vec![plan.here(21)]));
+            let two = [7, 8].map(|n| plan.service(n, protocol, vec![plan.here(SHARED[0])]));
             node.services(two.to_vec())?;
             for (into, out) in doors() {
                 let client = knocker(node, plan, into);
@@ -110,7 +113,7 @@ fn two_services(subject: &mut Subject) -> Result<()> {
                     let ((fate, sent), counted) = node.counted(|node| node.send(into, &first))?;
                     let source = SocketAddr::new(client.ip(), sent.ports().0);
                     ensure!(
-                        fate == Fate::On && sent == first.clone().to(plan.here(21).address).from(source),
+                        fate == Fate::On && sent == first.clone().to(plan.here(SHARED[0]).address).from(source),
                         "{into:?}: {first} is {fate:?} as {sent}"
                     );
                     let moved = u64::from(source != client);
@@ -148,8 +151,8 @@ fn service_and_direct(subject: &mut Subject) -> Result<()> {
     for plan in Plan::BOTH {
         for proto in [proto::TCP, proto::UDP] {
             let protocol = if proto == proto::TCP { Protocol::Tcp } else { Protocol::Udp };
-            node.services(vec![plan.service(7, protocol, vec![plan.here(21)])])?;
-            let end = plan.here(21).address;
+            node.services(vec![plan.service(7, protocol, vec![plan.here(SHARED[1])])])?;
+            let end = plan.here(SHARED[1]).address;
             for (into, out) in DOORS.map(|door| (Way::Arrive(door), Way::Leave)) {
                 for order in [[plan.doors(7)[0], end], [end, plan.doors(7)[2]]] {
                     let client = knocker(node, plan, into);

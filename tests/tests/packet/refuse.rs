@@ -121,10 +121,10 @@ fn drops(subject: &mut Subject) -> Result<()> {
     Ok(())
 }
 
-/// The endpoints that clients find, by one way. Ports that follow each other are spread evenly: two dozen find all.
+/// The endpoints that clients find, by one way. Of four endpoints, 64 clients miss one less than once in ten million times.
 fn found(node: &mut Node, plan: Plan, way: Way, service: SocketAddr, proto: u8) -> Result<Vec<SocketAddr>> {
     let mut ends = Vec::new();
-    for _ in 0..24 {
+    for _ in 0..64 {
         let packet = Packet::new(knocker(node, plan, way), service, Body::opening(proto));
         let (fate, out) = node.send(way, &packet)?;
         ensure!(fate != Fate::Dropped, "{way:?}: {packet} is dropped");
