@@ -25,6 +25,7 @@ pub(crate) const CASES: &[Case<Subject>] = &[
     ("counted_a_fragment_given_up_is_gone", given_up),
     ("protocols_without_ports_pass_untouched", foreign),
     ("frames_that_are_no_ip_pass_untouched", not_ip),
+    ("counted_a_packet_cut_in_its_header_drops", cut),
     ("cut_and_garbled_frames_harm_nobody", garbled),
 ];
 
@@ -410,6 +411,24 @@ fn not_ip(subject: &mut Subject) -> Result<()> {
                     "{way:?}: {frame:02x?} is {fate:?} as {found:02x?}, {counted:?}"
                 );
             }
+        }
+    }
+    Ok(())
+}
+
+/// The ports are there, the checksum is not.
+fn cut(subject: &mut Subject) -> Result<()> {
+    let node = subject.plain()?;
+    for plan in Plan::BOTH {
+        node.services(vec![plan.service(7, Protocol::Tcp, vec![plan.here(21)])])?;
+        for (into, _) in doors() {
+            let frame = Packet::new(knocker(node, plan, into), plan.doors(7)[0], Body::tcp(flag::SYN)).framed();
+            let bytes = frame.bytes();
+            let ((fate, _), counted) = node.counted(|node| node.send_bytes(into, &bytes[..bytes.len() - 4]))?;
+            ensure!(
+                fate == Fate::Dropped && counted.get("drop_rewrite") == Some(&1),
+                "{into:?}: {frame}, four bytes short, is {fate:?}, counted {counted:?}"
+            );
         }
     }
     Ok(())
