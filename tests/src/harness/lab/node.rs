@@ -6,9 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{FAMILIES, Family, Wiring};
@@ -241,19 +244,18 @@ impl Node {
     /// # Errors
     /// It ends badly.
     pub fn down(&mut self) -> Result<()> {
-        let done = self.ask(&["down"]);
-        if let Some(mut daemon) = self.daemon.take() {
-            let ended = wait_for("the end of the daemon", Duration::from_secs(5), || {
-                daemon.try_wait()?.context("`fairlead down` left it running")
-            });
-            if ended.is_err() {
-                daemon.kill()?;
-                daemon.wait()?;
-            }
-            done.as_ref().map_err(|error| anyhow!("{error:#}"))?;
-            ended?;
+        // Somebody has to be there for its end, or it stays in the process list and `down` waits for that.
+        let ending = self.daemon.take().map(|mut daemon| (daemon.id(), thread::spawn(move || daemon.wait())));
+        let done = self.ask(&["down"]).map(drop);
+        let Some((id, ending)) = ending else { return done };
+        let ended = wait_for("the end of the daemon", Duration::from_secs(5), || {
+            ensure!(ending.is_finished(), "`fairlead down` left it running");
+            Ok(())
+        });
+        if ended.is_err() {
+            kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGKILL)?;
         }
-        done.map(drop)
+        done.and(ended)
     }
 }
 
