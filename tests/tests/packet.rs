@@ -43,8 +43,6 @@ enum Kind {
     Redirect,
     /// Nothing is masqueraded, and NodePorts answer on no address.
     Bare,
-    /// External IPs answer; few slots, so that rings are small and made quickly.
-    Small,
     /// Its uplink has no IPv6 address, and no way leads anywhere but to its neighbours.
     Poor,
 }
@@ -76,10 +74,6 @@ fn make(kind: Kind) -> Result<Node> {
     let shape = if kind == Kind::Poor { Shape::Poor } else { Shape::Usual };
     Node::new(shape, |config| match kind {
         Kind::Plain | Kind::Poor => config.external_ips = true,
-        Kind::Small => {
-            config.external_ips = true;
-            config.slots = 1 << 20;
-        }
         Kind::Redirect => config.redirect = true,
         Kind::Bare => {
             config.masquerade = false;

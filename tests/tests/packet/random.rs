@@ -35,7 +35,7 @@ fn random(subject: &mut Subject) -> Result<()> {
         None => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64,
     };
     println!("random: FAIRLEAD_SEED={seed} FAIRLEAD_CASES={cases}");
-    let node = subject.node(Kind::Small)?;
+    let node = subject.plain()?;
     let (mut random, mut done) = (Random(seed), 0);
     for number in 0.. {
         if done >= cases {
@@ -58,7 +58,7 @@ fn random(subject: &mut Subject) -> Result<()> {
 fn shorten(mut round: Round, mut error: anyhow::Error) -> (Round, anyhow::Error) {
     let start = Instant::now();
     let fails = |round: &Round| -> Option<anyhow::Error> {
-        let mut node = make(Kind::Small).ok()?;
+        let mut node = make(Kind::Plain).ok()?;
         Judge::run(&mut node, round).err()
     };
     if let Some(at) = judge::place(&error) {

@@ -155,6 +155,9 @@ impl Node {
         config.non_masquerade =
             Plan::BOTH.map(|plan| plan.networks().1.parse()).into_iter().collect::<Result<_, _>>()?;
         config.drain = DRAIN;
+        // As much as the largest of the tests needs: there are several nodes, and virtual machines are small.
+        (config.services, config.backends) = (1 << 12, 1 << 14);
+        (config.slots, config.flows) = (1 << 20, 1 << 17);
         configure(&mut config);
         let mut datapath = Datapath::open(config).context("cannot open the data path")?;
         let uplink = datapath.attach_uplink("up0").context("cannot attach to the uplink")?.ifindex;
