@@ -62,7 +62,7 @@ pub(crate) fn write(out: &Path, modules: &Path, programs: &[(String, PathBuf)]) 
 fn init(programs: &[&str]) -> String {
     let mut script = String::from(
         "#!/bin/sh\n\
-         export PATH=/bin HOME=/tmp RUST_BACKTRACE=1 REQUIRE=1\n\
+         export PATH=/bin HOME=/tmp RUST_BACKTRACE=1 REQUIRE=1 FAIRLEAD_CASES=500\n\
          mkdir -p /proc /sys /dev /tmp /run\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
