@@ -221,6 +221,9 @@ impl Lab {
         }
         if wiring == Wiring::Bridged {
             net.bridge("cni0")?;
+            // Its own, as CNIs do it: otherwise it has the lowest of its ports', which changes as pods come and go, and
+            // whoever knows the old one talks to nobody for seconds.
+            net.hardware("cni0", [2, 0, 0, 0, 0, number])?;
             for family in FAMILIES {
                 net.address("cni0", family.gateway(number), family.lan())?;
             }
