@@ -67,10 +67,10 @@ fn fair(shares: &BTreeMap<SocketAddr, u32>, expected: &BTreeMap<SocketAddr, f64>
 }
 
 fn even(subject: &mut Subject) -> Result<()> {
-    const DRAWS: u32 = 6000;
+    const DRAWS: u32 = 2000;
     let node = subject.plain()?;
     for plan in Plan::BOTH {
-        for n in [2, 3, 7, 20] {
+        for n in [3, 20] {
             let ends: Vec<Endpoint> = (0..n).map(|i| plan.here(21 + i)).collect();
             node.services(vec![plan.service(7, Protocol::Udp, ends.clone())])?;
             let expected = ends.iter().map(|end| (end.address, f64::from(DRAWS) / f64::from(n))).collect();
@@ -83,7 +83,7 @@ fn even(subject: &mut Subject) -> Result<()> {
 }
 
 fn weights(subject: &mut Subject) -> Result<()> {
-    const DRAWS: u32 = 6000;
+    const DRAWS: u32 = 2000;
     let node = subject.plain()?;
     for plan in Plan::BOTH {
         let weights: [u16; 4] = [1, 2, 3, 10];
@@ -118,11 +118,11 @@ fn weight_zero(subject: &mut Subject) -> Result<()> {
 
 /// Measured at packet level: the same clients before and after, in flows of their own.
 fn disruption(subject: &mut Subject) -> Result<()> {
-    const CLIENTS: u32 = 5000;
+    const CLIENTS: u32 = 1500;
     let node = subject.plain()?;
     let mut worst = 0f64;
     for plan in Plan::BOTH {
-        for n in [3u16, 5, 10] {
+        for n in [3u16, 10] {
             let ends: Vec<Endpoint> = (0..n).map(|i| plan.here(21 + i)).collect();
             // Balancer and NodePort: what outside clients find by Maglev. An affinity of none, flows all new: the same
             // addresses and ports ask two services that differ in nothing but the set.
@@ -145,14 +145,14 @@ fn disruption(subject: &mut Subject) -> Result<()> {
                 before == again,
                 "{n} endpoints: the same clients were sent elsewhere after all was removed and made again"
             );
-            for gone in 0..ends.len() {
+            for gone in [0, ends.len() - 1] {
                 let mut fewer = ends.clone();
                 let gone = fewer.remove(gone).address;
                 let after = place(node, fewer)?;
                 let had = before.iter().filter(|end| **end == gone).count();
                 let moved = before.iter().zip(&after).filter(|(b, a)| a != b).count();
                 // What had to move is the share of the one that left. The ring's own promise (1.05 of 1/N of its slots)
-                // is tested with the ring; here are 5,000 draws from it, so a margin of five sigma of the sample is on top.
+                // is tested with the ring; here are 1,500 draws from it, so a margin of five sigma of the sample is on top.
                 let ideal = f64::from(CLIENTS) / f64::from(n);
                 let extra = (moved - had) as f64;
                 let sigma = (f64::from(CLIENTS) * 0.05 / f64::from(n)).sqrt();

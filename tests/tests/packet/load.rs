@@ -62,7 +62,7 @@ fn every_program(subject: &mut Subject) -> Result<()> {
 /// Prints the mean time of a packet of a known flow. Nothing is asserted: the machine may be busy. The programs run on
 /// one buffer again and again, so an answer's program gets its own output: it is one that nothing hits.
 fn cost(subject: &mut Subject) -> Result<()> {
-    const RUNS: u32 = 200_000;
+    const RUNS: u32 = 50_000;
     let node = subject.plain()?;
     for plan in Plan::BOTH {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
