@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use fairlead_proto::admin::v1::ExplainRequest;
 use serde_json::Value;
 
-use crate::{Daemon, admin};
+use crate::{Daemon, Output, admin};
 
 /// Arguments of `fairlead explain`.
 #[derive(Debug, clap::Args)]
@@ -23,12 +23,6 @@ pub(crate) struct ExplainArguments {
     /// How to print it.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 /// Asks and prints.

@@ -63,6 +63,15 @@ struct DataDir {
     path: PathBuf,
 }
 
+/// How a command prints what the daemon answered.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For machines.
+    Json,
+}
+
 /// The daemon that is asked: that of a cluster, or a service proxy alone.
 #[derive(Clone, Debug, clap::Args)]
 struct Daemon {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use fairlead_proto::admin::v1::StatusRequest;
 
 use crate::layout::Layout;
-use crate::{Daemon, admin};
+use crate::{Daemon, Output, admin};
 
 /// Arguments of `fairlead status`.
 #[derive(Debug, clap::Args)]
@@ -14,12 +14,6 @@ pub(crate) struct StatusArguments {
     /// How to print it.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 /// Asks and prints.
