@@ -3,7 +3,7 @@
 //!
 //! `/healthz` and `/livez` (port 10256): fine as long as no change has waited for the tables for too long; `/healthz` also
 //! says no where the node is about to be deleted. One more server per Service with a `healthCheckNodePort` tells how many
-//! of its ready endpoints are here. [`serve`] does the listening.
+//! of its ready endpoints are here. [`serve()`] does the listening.
 
 mod serve;
 
