@@ -293,7 +293,7 @@ where
 }
 
 /// A mapped array and its number of entries.
-fn words(dir: &Path, name: &'static str, per_entry: usize) -> Result<(MappedWords, u32), DatapathError> {
+pub(crate) fn words(dir: &Path, name: &'static str, per_entry: usize) -> Result<(MappedWords, u32), DatapathError> {
     let data = pinned(dir, name)?;
     let entries = data.info().map_err(failed(name))?.max_entries();
     let words = MappedWords::new(data.fd().as_fd(), entries as usize * per_entry)

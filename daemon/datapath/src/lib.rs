@@ -179,7 +179,7 @@ impl Datapath {
         }
         if !plan.ended.is_empty() {
             let gone = plan.ended.iter().map(|ended| (ended.address, ended.proto)).collect();
-            self.closer.close(gone, self.pod_interfaces());
+            self.closer.close(gone, self.pod_interfaces(), None);
         }
         Ok(plan.ended)
     }
@@ -224,15 +224,16 @@ impl Datapath {
     }
 
     fn carry_out(&mut self, plan: &Plan, report: &mut SyncReport) -> Result<bool, DatapathError> {
+        // Connections drain; whoever sends datagrams shall not send another one there.
+        let gone = plan.ended.iter().filter(|ended| ended.proto == proto::UDP);
+        let gone: Vec<_> = gone.map(|ended| (ended.address, ended.proto)).collect();
+        let announced = (!gone.is_empty()).then(|| self.closer.announce());
         for step in &plan.steps {
             self.kernel.apply(step)?;
         }
         report.steps += plan.steps.len();
-        // Connections drain; whoever sends datagrams shall not send another one there.
-        let gone: Vec<_> = plan.ended.iter().filter(|ended| ended.proto == proto::UDP).collect();
         if !gone.is_empty() {
-            let gone = gone.into_iter().map(|ended| (ended.address, ended.proto)).collect();
-            self.closer.close(gone, self.pod_interfaces());
+            self.closer.close(gone, self.pod_interfaces(), announced);
         }
         Ok(plan.steps.iter().any(|step| matches!(step, tables::Step::Drop(_))))
     }

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -29,10 +30,14 @@ pub use cookie::netns_cookie;
 /// Where namespaces are kept that no process may live in.
 const KEPT: [&str; 3] = ["/run/netns", "/run/docker/netns", "/var/run/netns"];
 
+/// Where the namespace behind an interface, by its index, was found the last time: a look there costs microseconds, one at
+/// each process milliseconds. What has moved or ended since is told by its id, and looked for anew.
+static FOUND: LazyLock<Mutex<HashMap<u32, PathBuf>>> = LazyLock::new(Mutex::default);
+
 /// What lies behind host-side interfaces of pods, given by name and index, in their order. An interface whose namespace
 /// is not found comes back with nothing known: its pod's packets are translated one by one.
 ///
-/// Costs a look at each process and a few system calls per pod.
+/// Costs a few system calls per pod, and a look at each process if there is a pod that was not there the last time.
 pub fn find_pods(interfaces: &[(String, u32)]) -> Result<Vec<PodInterface>, DatapathError> {
     let found = namespaces(interfaces).map_err(|source| DatapathError::Io {
         action: "look for pods' network namespaces in",
@@ -75,6 +80,16 @@ pub(crate) fn namespaces(interfaces: &[(String, u32)]) -> io::Result<Vec<Option<
     let mut wanted: HashSet<i32> =
         interfaces.iter().filter_map(|(_, ifindex)| peers.get(ifindex)).map(|peer| peer.id).collect();
     let mut by_id = HashMap::new();
+    let mut paths: HashMap<i32, PathBuf> = HashMap::new();
+    let mut known = FOUND.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    known.retain(|ifindex, _| peers.contains_key(ifindex));
+    for (_, ifindex) in interfaces {
+        let (Some(peer), Some(path)) = (peers.get(ifindex), known.get(ifindex)) else { continue };
+        let Ok(namespace) = File::open(path) else { continue };
+        if id_of(&netlink, &namespace).is_ok_and(|id| id == Some(peer.id)) && wanted.remove(&peer.id) {
+            by_id.insert(peer.id, namespace);
+        }
+    }
     let mut seen = HashSet::new();
     // Most pods have a process whose first thread lives there; threads that went elsewhere are looked for if not.
     let sources: [fn() -> Vec<PathBuf>; 3] = [of_processes, kept, of_threads];
@@ -93,9 +108,13 @@ pub(crate) fn namespaces(interfaces: &[(String, u32)]) -> io::Result<Vec<Option<
                 && wanted.remove(&id)
             {
                 by_id.insert(id, namespace);
+                paths.insert(id, path);
             }
         }
     }
+    let found = |(_, ifindex): &(String, u32)| Some((*ifindex, paths.get(&peers.get(ifindex)?.id)?.clone()));
+    known.extend(interfaces.iter().filter_map(found));
+    *FOUND.lock().unwrap_or_else(PoisonError::into_inner) = known;
     interfaces
         .iter()
         .map(|(_, ifindex)| match peers.get(ifindex).and_then(|peer| Some((peer, by_id.get(&peer.id)?))) {

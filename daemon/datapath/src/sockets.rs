@@ -7,6 +7,9 @@
 //! Closed is only who came through a service, that is, whom the hooks noted in `SOCKETS` under the socket's cookie, and
 //! whose endpoint is gone by its life in `BACKENDS`: UDP at once, TCP when the drain is over. Whoever chose the pod's own
 //! address, or reached it through another service that still has it, is left alone.
+//!
+//! That takes milliseconds, in which a fast sender sends thousands. So the programs are told before an endpoint ends that
+//! datagram sockets are being closed, and drop what these send meanwhile (`BYPASS`).
 
 mod diag;
 
@@ -22,13 +25,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use fairlead_abi::{Backend, SocketKey, SocketValue, map, mapped, proto};
+use fairlead_abi::{Backend, Bypass, SocketKey, SocketValue, map, mapped, proto};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::DatapathError;
+use crate::kernel;
 use crate::netlink::Netlink;
 use crate::netns;
+use crate::sys::MappedWords;
 use diag::Socket;
 
 /// A socket may have been given its endpoint just before that went, and connect just after we looked. So there is a
@@ -36,12 +41,33 @@ use diag::Socket;
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Endpoints named to the kernel in one question.
 const BATCH: usize = 256;
+/// Words of a [`Bypass`], and which of them is `closing`.
+const BYPASS_WORDS: usize = size_of::<Bypass>() / 8;
+const CLOSING: usize = 1;
 
 /// Closes sockets, on a thread of its own that ends with this value.
 #[derive(Debug)]
 pub(crate) struct SocketCloser {
     work: Sender<Work>,
     closed: Arc<AtomicU64>,
+    bypass: Arc<MappedWords>,
+}
+
+/// Datagram sockets will be, or are being, closed: the programs know it for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Announced(Arc<MappedWords>);
+
+impl Announced {
+    fn new(bypass: &Arc<MappedWords>) -> Self {
+        bypass.add(CLOSING, 1);
+        Self(Arc::clone(bypass))
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.0.add(CLOSING, 1u64.wrapping_neg());
+    }
 }
 
 /// Endpoints that are gone, and where their clients may live.
@@ -49,6 +75,7 @@ pub(crate) struct SocketCloser {
 struct Work {
     gone: Vec<(SocketAddr, u8)>,
     pods: Vec<(String, u32)>,
+    announced: Vec<Announced>,
 }
 
 /// What came of it.
@@ -64,6 +91,9 @@ impl SocketCloser {
     /// Opens the maps pinned in this directory. Sockets are looked for in the network namespace of the caller.
     pub(crate) fn open(maps: &Path) -> Result<Self, DatapathError> {
         let memory = Memory::open(maps)?;
+        let (bypass, _) = kernel::words(maps, map::BYPASS, BYPASS_WORDS)?;
+        // An earlier daemon may have ended in the middle of it.
+        bypass.store(CLOSING, 0);
         let io =
             |source| DatapathError::Io { action: "start a thread in", path: "/proc/thread-self/ns/net".into(), source };
         let home = File::open("/proc/thread-self/ns/net").map_err(io)?;
@@ -74,14 +104,20 @@ impl SocketCloser {
             .name("sockets".into())
             .spawn(move || serve(&inbox, &memory, &home, &counter))
             .map_err(io)?;
-        Ok(Self { work, closed })
+        Ok(Self { work, closed, bypass: Arc::new(bypass) })
+    }
+
+    /// Tells the programs that endpoints of datagrams are about to end.
+    pub(crate) fn announce(&self) -> Announced {
+        Announced::new(&self.bypass)
     }
 
     /// Closes what talks to these endpoints, given by address and IP protocol, in this namespace and in those behind the
     /// host-side interfaces of pods, given by name and index. Does not wait for it.
-    pub(crate) fn close(&self, gone: Vec<(SocketAddr, u8)>, pods: Vec<(String, u32)>) {
+    pub(crate) fn close(&self, gone: Vec<(SocketAddr, u8)>, pods: Vec<(String, u32)>, announced: Option<Announced>) {
+        let announced = announced.into_iter().collect();
         let gone: Vec<_> = gone.into_iter().filter(|(_, proto)| matches!(*proto, proto::TCP | proto::UDP)).collect();
-        if !gone.is_empty() && self.work.send(Work { gone, pods }).is_err() {
+        if !gone.is_empty() && self.work.send(Work { gone, pods, announced }).is_err() {
             tracing::error!("the thread that closes sockets has ended; clients of removed endpoints must time out");
         }
     }
@@ -110,6 +146,7 @@ fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU6
                 // What came while we were busy is done at one go.
                 for more in inbox.try_iter() {
                     work.gone.extend(more.gone);
+                    work.announced.extend(more.announced);
                     work.pods = more.pods;
                 }
                 (work, true)
@@ -133,9 +170,9 @@ fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU6
         }
         if is_first {
             // TCP's endpoints are none for new sockets since the drain began.
-            let gone: Vec<_> = work.gone.into_iter().filter(|(_, proto)| *proto == proto::UDP).collect();
+            let gone: Vec<_> = work.gone.iter().filter(|(_, proto)| *proto == proto::UDP).copied().collect();
             if !gone.is_empty() {
-                again.push_back((Instant::now() + SECOND_LOOK, Work { gone, pods: work.pods }));
+                again.push_back((Instant::now() + SECOND_LOOK, Work { gone, ..work }));
             }
         }
     }

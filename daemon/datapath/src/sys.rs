@@ -59,6 +59,11 @@ impl MappedWords {
     pub(crate) fn store(&self, index: usize, value: u64) {
         self.word(index).store(value, Ordering::Release);
     }
+
+    /// Adds to a word, before anything written after it, and wraps around.
+    pub(crate) fn add(&self, index: usize, value: u64) {
+        self.word(index).fetch_add(value, Ordering::SeqCst);
+    }
 }
 
 impl Drop for MappedWords {

@@ -59,6 +59,16 @@ pub struct AffinityValue {
     pub seen: u32,
 }
 
+/// The one value of `BYPASS`: what takes part of the fast paths away. Programs write the first word, user space the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bypass {
+    /// Kinds of clients, as bits, whose packets were ever translated one by one.
+    pub clients: u64,
+    /// Changes after which datagram sockets are being closed: their datagrams to endpoints that are gone are dropped.
+    pub closing: u64,
+}
+
 /// Data of a key of the trie `RANGES`; its prefix length counts the group's 32 bits and, for IPv4, the 96 of mapping.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +133,7 @@ pub struct Pod {
 const _: () = assert!(size_of::<SocketKey>() == 32 && align_of::<SocketKey>() == 8);
 const _: () = assert!(size_of::<SocketValue>() == 28);
 const _: () = assert!(size_of::<AffinityKey>() == 20 && size_of::<AffinityValue>() == 12);
+const _: () = assert!(size_of::<Bypass>() == 16);
 const _: () = assert!(size_of::<RangeKey>() == 20 && align_of::<RangeKey>() == 1);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentValue>() == 8);
 const _: () = assert!(size_of::<Pod>() == 36);
@@ -139,6 +150,9 @@ unsafe impl aya::Pod for AffinityKey {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for AffinityValue {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Bypass {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for RangeKey {}

@@ -82,6 +82,8 @@ counters! {
     DropFragment = "drop_fragment",
     /// Dropped: an encapsulated packet for no endpoint of ours.
     DropDecapsulate = "drop_decapsulate",
+    /// Dropped: a datagram of a connected socket that is about to be closed, because its endpoint is gone.
+    DropEndpointGone = "drop_endpoint_gone",
     /// Dropped: the packet could not be rewritten.
     DropRewrite = "drop_rewrite",
 }

@@ -16,7 +16,8 @@ mod trace;
 
 pub use backend::{Backend, MemberKey};
 pub use client::{
-    AffinityKey, AffinityValue, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketKey, SocketValue,
+    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketKey,
+    SocketValue,
 };
 pub use counter::Counter;
 pub use flow::{FlowFlags, FlowKey, FlowValue};
@@ -25,7 +26,7 @@ pub use service::{Group, Range, ServiceKey, ServiceValue};
 pub use trace::{Trace, TraceSteps};
 
 /// Version of all layouts here; a part of the pin path.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// An IPv4 address as it stands in the packet.
 pub type V4 = [u8; 4];
@@ -119,7 +120,7 @@ pub mod map {
     pub const TURNS: &str = "TURNS";
     /// Per-CPU array of packets by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// One-entry array: whether any pod's packets were ever translated.
+    /// Mapped array of one [`crate::Bypass`].
     pub const BYPASS: &str = "BYPASS";
     /// Per-CPU array of one [`crate::Trace`], written by the `explain_*` programs.
     pub const TRACE: &str = "TRACE";

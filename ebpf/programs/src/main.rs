@@ -20,6 +20,8 @@ mod desk;
 #[cfg(target_arch = "bpf")]
 mod dsr;
 #[cfg(target_arch = "bpf")]
+mod ended;
+#[cfg(target_arch = "bpf")]
 mod explain;
 #[cfg(target_arch = "bpf")]
 mod family;

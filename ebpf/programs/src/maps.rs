@@ -4,8 +4,8 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue, Group, MemberKey,
-    Node, Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V6,
+    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue, Group,
+    MemberKey, Node, Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V6,
 };
 
 /// `BPF_F_MMAPABLE`: user space stores into these arrays without system calls.
@@ -50,7 +50,7 @@ pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() as u32, 0);
 #[map]
-pub(crate) static BYPASS: Array<u32> = Array::pinned(1, 0);
+pub(crate) static BYPASS: Array<Bypass> = Array::pinned(1, MAPPED);
 #[map]
 pub(crate) static TRACE: PerCpuArray<Trace> = PerCpuArray::pinned(1, 0);
 
@@ -131,26 +131,36 @@ pub(crate) fn pod(addr: &V6) -> Option<&'static Pod> {
     PODS.get_ptr(addr).map(|pod| unsafe { &*pod })
 }
 
-/// In `BYPASS`: packets of pods of this node were translated at their interfaces.
-pub(crate) const POD_CLIENTS: u32 = 1;
-/// In `BYPASS`: packets of pods of other nodes were translated at an uplink.
-pub(crate) const CLUSTER_CLIENTS: u32 = 2;
+/// In [`Bypass::clients`]: packets of pods of this node were translated at their interfaces.
+pub(crate) const POD_CLIENTS: u64 = 1;
+/// In [`Bypass::clients`]: packets of pods of other nodes were translated at an uplink.
+pub(crate) const CLUSTER_CLIENTS: u64 = 2;
 
 /// Whether there ever were clients of a kind that takes part of the fast paths away.
 #[inline(always)]
-pub(crate) fn bypassed(clients: u32) -> bool {
-    BYPASS.get(0).is_some_and(|bypass| *bypass & clients != 0)
+pub(crate) fn bypassed(clients: u64) -> bool {
+    BYPASS.get(0).is_some_and(|bypass| bypass.clients & clients != 0)
+}
+
+/// Whether user space is closing datagram sockets of endpoints that ended.
+#[inline(always)]
+pub(crate) fn has_ended() -> bool {
+    match BYPASS.get_ptr(0) {
+        // SAFETY: the map returned a pointer to its value; volatile, because user space stores into it.
+        Some(bypass) => unsafe { core::ptr::read_volatile(&raw const (*bypass).closing) != 0 },
+        None => false,
+    }
 }
 
 /// There are clients of such a kind now.
 #[inline(always)]
-pub(crate) fn bypass(clients: u32) {
+pub(crate) fn bypass(clients: u64) {
     if let Some(bypass) = BYPASS.get_ptr_mut(0) {
         // SAFETY: the map returned a pointer to its value; bits are only ever set, and one lost to another CPU is set
         // again by the next flow.
         unsafe {
-            if *bypass & clients == 0 {
-                *bypass |= clients;
+            if (*bypass).clients & clients == 0 {
+                (*bypass).clients |= clients;
             }
         }
     }

@@ -8,6 +8,7 @@ use fairlead_abi::{Counter, FlowFlags, FlowKey, TraceSteps, proto};
 use fairlead_packet::net;
 
 use crate::create::{self, Source};
+use crate::ended;
 use crate::family::{Family, Ip4, Ip6};
 use crate::flow;
 use crate::hook::Hook;
@@ -15,7 +16,7 @@ use crate::icmp_error;
 use crate::maps::{self, POD_CLIENTS, node};
 use crate::parse::{Action, Kind, Packet, Verdict};
 use crate::service::{self, Client};
-use crate::skb::{self, NEXT};
+use crate::skb::{self, NEXT, SHOT};
 use crate::state::{State, state};
 use crate::trace::{self, DRY, LIVE};
 use crate::uplink::ports_of;
@@ -95,7 +96,7 @@ pub(crate) fn tc_from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn tc_to_pod(ctx: TcContext) -> i32 {
     // As long as no pod's packets were translated, no reply has to be.
-    if !maps::bypassed(POD_CLIENTS) {
+    if !maps::bypassed(POD_CLIENTS) && !maps::has_ended() {
         return NEXT;
     }
     match skb::ether_type(&ctx) {
@@ -117,6 +118,9 @@ fn from_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         Kind::Flow => {}
         _ => return NEXT,
     }
+    if ended::is_lost::<F>(ctx, packet) {
+        return SHOT;
+    }
     if !F::in_cluster(&packet.dst)
         && let Some(action) = ports_of(ctx, packet, Hook::FromPod)
     {
@@ -132,7 +136,12 @@ fn to_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return NEXT;
     };
-    match skb::read(ctx, l3, packet) {
+    let kind = skb::read(ctx, l3, packet);
+    if kind == Kind::Flow && ended::is_lost::<F>(ctx, packet) {
+        return SHOT;
+    }
+    match kind {
+        _ if !maps::bypassed(POD_CLIENTS) => return NEXT,
         Kind::Error => return icmp_error::translate(ctx, packet, Hook::ToPod),
         Kind::Flow => {}
         _ => return NEXT,

@@ -17,7 +17,7 @@ use crate::service::{self, Client, Preset};
 use crate::skb::{self, NEXT, SHOT};
 use crate::state::{State, state};
 use crate::trace::{self, DRY, LIVE, is_fast};
-use crate::{dsr, fragment, icmp_error};
+use crate::{dsr, ended, fragment, icmp_error};
 
 /// The state's packet came in by an uplink, whatever the hook.
 #[inline(always)]
@@ -208,6 +208,9 @@ fn uplink_out<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
             return NEXT;
         }
         Kind::Flow => {}
+    }
+    if ended::is_lost::<F>(ctx, packet) {
+        return SHOT;
     }
     if let Some(action) = ports_of(ctx, packet, Hook::UplinkOut) {
         return action;
