@@ -46,7 +46,8 @@ pub struct Config {
     /// Capacity of the table of endpoints.
     pub backends: u32,
     /// Capacity of the slots, eight bytes each: a service takes one per endpoint, and a Maglev ring if it is reachable
-    /// from outside (8,171 slots up to twelve endpoints, 65,519 above; 251 as soon as less than half of all are free).
+    /// from outside (8,171 slots up to 12 endpoints, 65,519 up to 256, 262,139 above; 251 or as few as will do as soon as less than
+    /// half of all are free).
     pub slots: u32,
     /// Capacity of the tables of flows, per family; a translated connection takes two entries.
     pub flows: u32,

@@ -3,8 +3,13 @@
 //! Every node computes the same ring from the same endpoints, whatever their order (Eisenbud and others, NSDI 2016). Two
 //! things differ from the paper, both so that the loss of one endpoint moves hardly more than its own share: an endpoint
 //! that finds a slot taken waits for its next turn instead of walking on, so that a slot's owner is whoever comes by
-//! first, and not whoever was pushed there by others; and for that, shares may exceed the mean by a percent.
-//! Measured with up to 40 endpoints, 1.00 to 1.05 of the share moves; the paper's walk moves up to 1.2 of it.
+//! first, and not whoever was pushed there by others; and for that, shares may exceed the mean.
+//!
+//! By how much decides what else moves. Without a limit a slot's owner is whoever of all comes by first, so that nobody
+//! but the one who leaves loses any; the shares then scatter around the mean by `sqrt(endpoints / 2 slots)` of it. Where a
+//! limit cuts deep into that, those who are full push others about. Up to a dozen endpoints a percent is enough; above,
+//! the limit grows with the scatter, and the ring with the endpoints, which keeps the scatter small. Measured with 2 to
+//! 1000 endpoints, 1.00 to 1.04 of the share moves; the paper's walk moves up to 1.2 of it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,13 +22,17 @@ mod tests;
 
 /// Sizes of rings: primes of which three does not divide the predecessor, so that cubes are a permutation of their
 /// residues. Few, since a change of size moves everything.
-const SIZES: [u32; 4] = [251, 1019, 8171, 65_519];
+const SIZES: [u32; 5] = [251, 1019, 8171, 65_519, 262_139];
 
-/// Most endpoints for the second largest size.
+/// Most endpoints for the third size …
 const MANY: usize = 12;
+/// … and for the fourth.
+const MORE: usize = 256;
 
-/// By how many percent a share may exceed the mean.
-const SLACK: u64 = 1;
+/// By how many millionths of the mean a share may exceed it, up to [`MANY`] endpoints.
+const SLACK: u64 = 10_000;
+/// Above, by how many tenths of the shares' scatter.
+const SCATTERS: u64 = 25;
 
 /// Most slots of a list, however large the weights.
 const LIST_MAX: u64 = 4096;
@@ -34,14 +43,15 @@ pub fn ring_size(endpoints: usize) -> u32 {
     match endpoints {
         0 | 1 => 2,
         2..=MANY => SIZES[2],
-        _ => SIZES[3],
+        ..=MORE => SIZES[3],
+        _ => SIZES[4],
     }
 }
 
 /// Slots of a ring for when these run out.
 pub fn small_ring_size(endpoints: usize) -> u32 {
     let fits = |size: &u32| *size as usize > 2 * endpoints;
-    SIZES.into_iter().find(fits).unwrap_or(SIZES[3]).min(ring_size(endpoints))
+    SIZES.into_iter().find(fits).unwrap_or(SIZES[4]).min(ring_size(endpoints))
 }
 
 /// An endpoint's order of the slots, `offset + factor * (turn + shift)³`, turn by turn: a cubic's third difference is
@@ -86,6 +96,17 @@ impl Walk {
     }
 }
 
+const MILLION: u64 = 1_000_000;
+
+/// By how many millionths a share may exceed the mean: whole numbers, so that it is the same everywhere.
+fn slack(endpoints: u64, size: u64) -> u64 {
+    if endpoints <= MANY as u64 {
+        return SLACK;
+    }
+    let tenths = MILLION / 10 * SCATTERS;
+    (u128::from(tenths).pow(2) * u128::from(endpoints) / u128::from(2 * size)).isqrt() as u64
+}
+
 /// For each slot of a ring of this size the index of its owner in `members`, which must be sorted. Empty without
 /// members.
 pub fn ring(members: &[Member], size: u32) -> Vec<u32> {
@@ -96,13 +117,13 @@ pub fn ring(members: &[Member], size: u32) -> Vec<u32> {
     }
     let length = u64::from(size);
     // Unequal weights are kept to the slot: the slack of the heavy would be all that the light have.
-    let slack = if sum == most * members.len() as u64 { SLACK } else { 0 };
+    let slack = if sum == most * members.len() as u64 { slack(members.len() as u64, length) } else { 0 };
     let mut walkers: Vec<(u32, Walk, u64, u64)> = members
         .iter()
         .zip(0..)
         .map(|((address, weight), owner)| {
             let weight = u64::from(*weight);
-            (owner, Walk::new(*address, size), weight, (length * weight * (100 + slack)).div_ceil(100 * sum))
+            (owner, Walk::new(*address, size), weight, (length * weight * (MILLION + slack)).div_ceil(MILLION * sum))
         })
         .collect();
     let mut owners = vec![u32::MAX; size as usize];

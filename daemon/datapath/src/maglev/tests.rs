@@ -1,5 +1,7 @@
 //! Shares and disruption.
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -32,19 +34,31 @@ fn moved(before: &[Member], gone: usize) -> f64 {
 
 #[test]
 fn losing_one_of_equal_endpoints_moves_at_most_a_twentieth_more_than_its_share() {
-    for n in [2u8, 3, 4, 5, 7, 10, 15, 20, 30, 40] {
-        let (mut sum, mut times) = (0.0, 0.0);
+    for n in [2, 3, 4, 5, 7, 10, 12, 15, 20, 30, 40, 60, 100, 150, 256, 400, 1000] {
+        let (mut sum, mut times, mut most) = (0.0, 0.0, 0.0f64);
         for network in 0..if n > 12 { 1 } else { 4 } {
-            let member = |i: u8| (SocketAddr::from(([10, 244, network, i + 2], 8080)), 1);
-            let members: Vec<Member> = (0..n).map(member).collect();
-            for gone in (0..n).step_by(usize::from(n / 5).max(1)) {
-                sum += moved(&members, gone.into());
+            let address = |i: u32| Ipv4Addr::from(0x0af4_0002 + (network << 16) + i);
+            let members: Vec<Member> = (0..n).map(|i| (SocketAddr::from((address(i), 8080)), 1)).collect();
+            let shares = shares(&best(&members), members.len());
+            most = shares.into_iter().fold(most, |most, share| most.max(share * f64::from(n)));
+            for gone in (0..n as usize).step_by((n as usize / 5).max(1)) {
+                sum += moved(&members, gone);
                 times += 1.0;
             }
         }
-        println!("{n} endpoints: {:.3} of the ideal share moves", sum / times);
+        println!(
+            "{n} endpoints: {:.3} of the ideal share moves, the largest share is {most:.3} of the mean",
+            sum / times
+        );
         assert!(sum / times <= 1.05, "{} with {n}", sum / times);
+        // Of a dozen hardly more than the limit; of a thousand, 2.5 times a scatter of 4.4 %.
+        let limit = if n <= 12 { 1.012 } else { 1.0 + 2.6 * (f64::from(n) / 2.0 / best_len(n)).sqrt() };
+        assert!(most <= limit, "one of {n} has {most} of the mean");
     }
+}
+
+fn best_len(n: u32) -> f64 {
+    f64::from(ring_size(n as usize))
 }
 
 #[test]
@@ -53,8 +67,8 @@ fn sizes_are_prime_and_their_cubes_a_permutation() {
         assert!((2..size).take_while(|divisor| divisor * divisor <= size).all(|divisor| size % divisor != 0));
         assert_eq!(size % 3, 2, "{size}");
     }
-    assert_eq!([1, 2, 12, 13, 5000].map(ring_size), [2, 8171, 8171, 65_519, 65_519]);
-    assert_eq!([1, 2, 200, 5000, 50_000].map(small_ring_size), [2, 251, 1019, 65_519, 65_519]);
+    assert_eq!([1, 2, 12, 13, 256, 257].map(ring_size), [2, 8171, 8171, 65_519, 65_519, 262_139]);
+    assert_eq!([1, 2, 200, 5000, 50_000].map(small_ring_size), [2, 251, 1019, 65_519, 262_139]);
 }
 
 #[test]
@@ -80,7 +94,7 @@ proptest! {
         let members = members(&vec![1; n]);
         for share in shares(&best(&members), n) {
             let relative = share * n as f64;
-            prop_assert!((0.9..1.02).contains(&relative), "{relative} of {n}");
+            prop_assert!((0.9..1.05).contains(&relative), "{relative} of {n}");
         }
     }
 
