@@ -15,6 +15,8 @@ mod forward;
 mod life;
 #[path = "packet/load.rs"]
 mod load;
+#[path = "packet/lost.rs"]
+mod lost;
 #[path = "packet/random.rs"]
 mod random;
 #[path = "packet/refuse.rs"]
@@ -45,6 +47,8 @@ enum Kind {
     Bare,
     /// Its uplink has no IPv6 address, and no way leads anywhere but to its neighbours.
     Poor,
+    /// Its tables of flows take one entry, and a flow needs two.
+    Full,
 }
 
 /// The nodes of these tests, each made when it is first asked for.
@@ -74,6 +78,7 @@ fn make(kind: Kind) -> Result<Node> {
     let shape = if kind == Kind::Poor { Shape::Poor } else { Shape::Usual };
     Node::new(shape, |config| match kind {
         Kind::Plain | Kind::Poor => config.external_ips = true,
+        Kind::Full => lost::full_tables(&config.bpffs).expect("a map is made and pinned"),
         Kind::Redirect => config.redirect = true,
         Kind::Bare => {
             config.masquerade = false;
@@ -83,7 +88,7 @@ fn make(kind: Kind) -> Result<Node> {
 }
 
 fn main() -> ExitCode {
-    let suites: [&[Case<Subject>]; 11] = [
+    let suites: [&[Case<Subject>]; 12] = [
         load::CASES,
         services::CASES,
         refuse::CASES,
@@ -91,6 +96,7 @@ fn main() -> ExitCode {
         forward::CASES,
         source::CASES,
         life::CASES,
+        lost::CASES,
         awkward::CASES,
         errors::CASES,
         slow::CASES,

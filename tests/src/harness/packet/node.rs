@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -173,6 +174,11 @@ impl Node {
         Ok(Self { datapath, uplink, pods, inside, _others: others, sandbox, ports: 0 })
     }
 
+    /// Where its maps are pinned.
+    pub fn maps(&self) -> PathBuf {
+        maps(&self.sandbox.bpffs())
+    }
+
     /// Lets the calling thread live here.
     ///
     /// # Errors
@@ -329,6 +335,11 @@ impl Node {
     pub fn untouched(&mut self, way: Way, packet: &Packet) -> Result<()> {
         self.expect(way, packet, Fate::On, packet, &[])
     }
+}
+
+/// Where a data path pins its maps in this BPF file system.
+pub fn maps(bpffs: &Path) -> PathBuf {
+    bpffs.join("fairlead").join(format!("v{}", fairlead_abi::VERSION)).join("maps")
 }
 
 /// The hardware address of a pod's own end.
