@@ -28,7 +28,7 @@ const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
 const KERNELS: [&str; 1] = ["7"];
 
 /// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
-const KERNEL: [&str; 3] = ["packet", "netns", "sockets"];
+const KERNEL: [&str; 4] = ["packet", "netns", "sockets", "uplinks"];
 /// Tests of node daemons in network namespaces.
 const NODES: [&str; 2] = ["behaviour", "matrix"];
 /// The kubelet's tests against a real runtime.

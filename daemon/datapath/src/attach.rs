@@ -92,11 +92,17 @@ struct Way {
     suffix: &'static str,
 }
 
-/// Ways that are wanted on an interface. One that software made gets the program that expects unfinished checksums.
-fn ways(is_virtual: bool, wanted: Option<UplinkMode>) -> Vec<Way> {
+/// A bond would run XDP at its members, where packets come in under indices that nothing is known of.
+const BOND: &str = "bond";
+
+/// Ways that are wanted on an interface, given what made it. One that software made gets the program that expects
+/// unfinished checksums.
+fn ways(kind: Option<&str>, wanted: Option<UplinkMode>) -> Vec<Way> {
+    let is_virtual = kind.is_some();
     let [whole, parts] = [XDP, XDP_FRAGS].map(|programs| programs[usize::from(is_virtual)]);
     let native = |program| Way { mode: UplinkMode::Native, xdp: XdpMode::Driver, program, suffix: ":native" };
     match wanted {
+        None | Some(UplinkMode::Native) if kind == Some(BOND) => Vec::new(),
         None | Some(UplinkMode::Native) => vec![native(whole), native(parts)],
         Some(UplinkMode::Generic) => {
             vec![Way { mode: UplinkMode::Generic, xdp: XdpMode::Skb, program: whole, suffix: ":generic" }]
@@ -116,7 +122,7 @@ pub(crate) fn uplink(
 ) -> Result<(UplinkMode, String), DatapathError> {
     tc(ebpf, pins, name, "tc_uplink_out", TcAttachType::Egress)?;
     tc(ebpf, pins, name, "tc_uplink_in", TcAttachType::Ingress)?;
-    let ways = ways(interface.kind.is_some(), wanted);
+    let ways = ways(interface.kind.as_deref(), wanted);
     let pinned = |way: &Way| pin_path(pins, name, way.program, way.suffix);
     for path in pins_of(pins, name, "xdp_")? {
         if !ways.iter().any(|way| pinned(way) == path) {
@@ -142,7 +148,9 @@ pub(crate) fn uplink(
         }
     }
     if reasons.is_empty() {
-        reasons.push("as configured".to_owned());
+        let is_bond = interface.kind.as_deref() == Some(BOND) && wanted != Some(UplinkMode::Tc);
+        reasons
+            .push(if is_bond { "its members would run XDP under names of their own" } else { "as configured" }.into());
     }
     if let Some(kind) = &interface.kind {
         reasons.insert(0, format!("a {kind} interface"));

@@ -8,7 +8,8 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::link::BondMode;
+use rtnetlink::{Handle, LinkBond, LinkBridge, LinkUnspec, LinkVeth, LinkVlan, RouteMessageBuilder};
 
 /// A network namespace, with its loopback up, and the cgroup that whoever runs in it belongs to.
 #[derive(Debug)]
@@ -100,6 +101,46 @@ impl Namespace {
         self.netlink(async |handle| {
             handle.link().add(LinkBridge::new(name).build()).execute().await.context("cannot make a bridge")
         })
+    }
+
+    /// A bond of these interfaces, of which one is in use at a time, up. Not every kernel knows bonds.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn bond(&self, name: &str, members: &[&str]) -> Result<()> {
+        self.netlink(async |handle| {
+            let bond = LinkBond::new(name).mode(BondMode::ActiveBackup).build();
+            handle.link().add(bond).execute().await.context("cannot make a bond")?;
+            for member in members {
+                // One that is up cannot join.
+                let joined = LinkUnspec::new_with_index(index(member)?).down().build();
+                handle.link().set(joined).execute().await?;
+                let joined = LinkUnspec::new_with_index(index(member)?).controller(index(name)?).build();
+                handle.link().set(joined).execute().await.with_context(|| format!("{member} does not join"))?;
+                set_up(&handle, member).await?;
+            }
+            set_up(&handle, name).await
+        })
+    }
+
+    /// A VLAN of an interface, up. Not every kernel knows VLANs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn vlan(&self, name: &str, interface: &str, id: u16) -> Result<()> {
+        self.netlink(async |handle| {
+            let vlan = LinkVlan::new(name, index(interface)?, id).build();
+            handle.link().add(vlan).execute().await.context("cannot make a VLAN")?;
+            set_up(&handle, name).await
+        })
+    }
+
+    /// Sets an interface up.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn up(&self, interface: &str) -> Result<()> {
+        self.netlink(async |handle| set_up(&handle, interface).await)
     }
 
     /// Makes an interface a port of a bridge.
