@@ -2,13 +2,14 @@
 //!
 //! Not every kernel knows bonds and VLANs; those of the virtual machines do, by modules.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use fairlead_datapath::{Config, Datapath, DatapathError, PodInterface, Uplink, UplinkMode, netns_cookie};
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
-use fairlead_tests::harness::dialogue::{PORT, ask_datagram, bulk, connect, serve, tcp, udp, udp_socket};
+use fairlead_tests::harness::dialogue::{PORT, ask_datagram, bulk, connect, patience, serve, tcp, udp, udp_socket};
 use fairlead_tests::harness::namespace::Namespace;
 use fairlead_tests::harness::sandbox::Sandbox;
 use fairlead_tests::harness::suite;
@@ -21,6 +22,8 @@ const GATEWAY: [IpAddr; 2] = [v4([10, 244, 0, 1]), v6([0xfd00, 0x244], 1)];
 const EVERYWHERE: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 /// The service's own addresses.
 const VIP: [IpAddr; 2] = [v4([10, 96, 0, 7]), v6([0xfd00, 0x96], 7)];
+/// Addresses of a service that has no endpoints.
+const NOBODY: [IpAddr; 2] = [v4([203, 0, 113, 9]), v6([0x2001, 0x1b], 9)];
 
 const fn v4([a, b, c, d]: [u8; 4]) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
             ("a_bond_takes_tc_and_serves", bond),
             ("a_vlan_takes_tc_and_serves", vlan),
             ("a_vlan_and_the_interface_below_it_serve_both", vlan_and_below),
+            ("a_vlan_in_a_vlan_serves_and_is_answered", vlan_in_vlan),
             ("a_bridge_takes_tc_and_serves", bridge),
             ("large_packets_take_xdp_in_parts", jumbo),
             ("one_uplink_serves_while_others_come_and_go", several),
@@ -125,7 +129,15 @@ impl<'a> Lab<'a> {
             ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
             ..Service::default()
         };
-        let report = datapath.sync_all(vec![service])?;
+        let ports = service.ports.iter().map(|port| Port { node_port: None, endpoints: Vec::new(), ..port.clone() });
+        let nobody = Service {
+            name: ServiceName { namespace: "default".into(), name: "nobody".into() },
+            load_balancer_ips: NOBODY.to_vec(),
+            cluster_ips: VIP.map(next).to_vec(),
+            ports: ports.collect(),
+            ..Service::default()
+        };
+        let report = datapath.sync_all(vec![service, nobody])?;
         ensure!(report.rejected.is_empty(), "{:?}", report.rejected);
         self.datapath = Some(datapath);
         for uplink in &attached {
@@ -169,6 +181,14 @@ impl<'a> Lab<'a> {
         let drops: Vec<_> = after.iter().filter(|(name, count)| name.starts_with("drop_") && **count > 0).collect();
         ensure!(drops.is_empty(), "{drops:?}");
         Ok(())
+    }
+}
+
+/// The address after this one.
+fn next(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) + 1).into()),
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) + 1).into()),
     }
 }
 
@@ -235,6 +255,37 @@ fn vlan_and_below(sandbox: &mut Sandbox) -> Result<()> {
     lab.open(&["up0", "up0.5"])?;
     lab.serves(2)?;
     lab.serves(5)
+}
+
+/// The interface below meets the frames first: one tag beside them, the other in their data.
+fn vlan_in_vlan(sandbox: &mut Sandbox) -> Result<()> {
+    let mut lab = Lab::new(sandbox)?;
+    lab.node.connect("up0", &lab.outside, "eth0")?;
+    if !known(lab.node.vlan("up0.5", "up0", 5), "VLANs")? {
+        return Ok(());
+    }
+    lab.outside.vlan("eth0.5", "eth0", 5)?;
+    lab.node.vlan("up0.5.6", "up0.5", 6)?;
+    lab.outside.vlan("eth0.5.6", "eth0.5", 6)?;
+    lab.address(2, "up0.5.6", "eth0.5.6")?;
+    lab.open(&["up0", "up0.5.6"])?;
+    lab.serves(2)?;
+    let [node, _] = link(2);
+    for family in [0, 1] {
+        lab.outside.route("eth0.5.6", NOBODY[family], if family == 0 { 32 } else { 128 }, Some(node[family]))?;
+        let target = SocketAddr::new(NOBODY[family], 80);
+        lab.outside.run(|| {
+            let socket = udp_socket(target)?;
+            socket.connect(target)?;
+            socket.send(b"anybody?")?;
+            let refused = socket.recv(&mut [0]).err().map(|error| error.kind());
+            ensure!(refused == Some(ErrorKind::ConnectionRefused), "a datagram to {target}: {refused:?}");
+            let refused = TcpStream::connect_timeout(&target, patience()).err().map(|error| error.kind());
+            ensure!(refused == Some(ErrorKind::ConnectionRefused), "a connection to {target}: {refused:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn bridge(sandbox: &mut Sandbox) -> Result<()> {

@@ -1,15 +1,18 @@
 //! Answers made out of the packet they answer: TCP resets and ICMP errors.
 //!
 //! They go back where the packet came from, with the hardware addresses swapped, and show the address that the client
-//! asked. What cannot be answered (an answer to an error, to a group, to a part of a packet; a frame whose VLAN tag stands
-//! in the data, which the kernel makes no room in) is dropped under the same counter.
+//! asked. What cannot be answered (an answer to an error, to a group, to a part of a packet) is dropped under the same
+//! counter.
+//!
+//! The kernel makes room behind headers of Ethernet and IP alone. So of a frame with VLAN tags in its data, as the inner
+//! one of two, the outermost tag is taken off, which moves the next one out of the data, and put on again.
 //!
 //! A packet of a local sender may come with its checksum left to the hardware, and stays such a packet: whoever finishes
 //! it sums from the place where its transport header was. A reset keeps that place and gets the sum that is expected
 //! there. Inside an error, the quoted field gets the one value that finishing does not change.
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_NET;
-use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_vlan_pop, bpf_skb_vlan_push};
 use aya_ebpf::programs::TcContext;
 use fairlead_abi::{Counter, proto};
 use fairlead_packet::checksum::fold;
@@ -22,7 +25,7 @@ use crate::header::{
 };
 use crate::maps::count;
 use crate::parse::{LATER, Packet, WHOLE};
-use crate::skb::SHOT;
+use crate::skb::{self, SHOT};
 
 /// Bytes of a TCP header without options.
 const TCP_LEN: usize = 20;
@@ -93,12 +96,15 @@ fn step_reset<F: Family>(ctx: &TcContext) -> i32 {
     let Some(desk) = desk::<F>() else {
         return SHOT;
     };
-    let packet = &desk.packet;
+    let packet = &mut desk.packet;
     if packet.flags & net::RST != 0 || packet.fragment != WHOLE || !is_answerable(ctx, packet) {
         return SHOT;
     }
+    let Some(tag) = take_tag(ctx, packet) else {
+        return SHOT;
+    };
     match make_reset(ctx, packet) {
-        Some(()) => send_back(ctx),
+        Some(()) => send_tagged(ctx, tag),
         None => SHOT,
     }
 }
@@ -145,13 +151,16 @@ fn step_error<F: Family>(ctx: &TcContext, kind: u32, rest: u32) -> i32 {
     let Some(desk) = desk::<F>() else {
         return SHOT;
     };
-    let packet = &desk.packet;
+    let packet = &mut desk.packet;
     let echo = packet.flags == F::ECHO || packet.flags == F::ECHO_REPLY;
     if packet.fragment == LATER || packet.proto == F::ICMP && !echo || !is_answerable(ctx, packet) {
         return SHOT;
     }
+    let Some(tag) = take_tag(ctx, packet) else {
+        return SHOT;
+    };
     match make_error(ctx, packet, [(kind >> 8) as u8, kind as u8], rest) {
-        Some(()) => send_back(ctx),
+        Some(()) => send_tagged(ctx, tag),
         None => SHOT,
     }
 }
@@ -221,6 +230,52 @@ fn fixed_point(rest: u16) -> u16 {
 fn is_answerable<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
     let group = ctx.load::<u8>(0).map_or(1, |first| first & 1);
     group == 0 && F::is_unicast(&packet.src) && F::is_unicast(&packet.dst)
+}
+
+/// A VLAN tag as it stands in a frame: protocol and number, both zero for none.
+#[derive(Clone, Copy)]
+struct Tag {
+    proto: [u8; 2],
+    number: [u8; 2],
+}
+
+/// Takes the outermost tag off a frame that has others, or itself, in its data.
+#[inline(always)]
+fn take_tag<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<Tag> {
+    if packet.tagged == 0 {
+        return Some(Tag { proto: [0; 2], number: [0; 2] });
+    }
+    // SAFETY: fields of the context; the protocol is in network order.
+    let (present, proto, number) =
+        unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).vlan_proto, (*ctx.skb.skb).vlan_tci) };
+    let tag = if present != 0 {
+        Tag { proto: (proto as u16).to_ne_bytes(), number: (number as u16).to_be_bytes() }
+    } else {
+        let [a, b, c, d] = ctx.load::<[u8; 4]>(12).ok()?;
+        Tag { proto: [a, b], number: [c, d] }
+    };
+    // SAFETY: the helper takes the context.
+    if unsafe { bpf_skb_vlan_pop(ctx.skb.skb) } != 0 {
+        return None;
+    }
+    // Of three tags, there is still one in the data, and no room is made.
+    let left = packet.l3.checked_sub(net::ETH_LEN as u16)?;
+    packet.l3 -= left;
+    packet.l4 -= left;
+    let (eth, _) = skb::ether_type(ctx);
+    let plain = eth == net::ETH_IPV4 || eth == net::ETH_IPV6;
+    (plain && ctx.load::<[u8; 2]>(12).ok()? == eth).then_some(tag)
+}
+
+/// Puts the tag on again, and sends the packet back.
+#[inline(always)]
+fn send_tagged(ctx: &TcContext, tag: Tag) -> i32 {
+    let proto = u16::from_ne_bytes(tag.proto);
+    // SAFETY: the helper takes the context and numbers.
+    if proto != 0 && unsafe { bpf_skb_vlan_push(ctx.skb.skb, proto, u16::from_be_bytes(tag.number)) } != 0 {
+        return SHOT;
+    }
+    send_back(ctx)
 }
 
 /// Sends the packet back to its sender on the link.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fairlead_source::{Dsr, Endpoint, Protocol, Service};
 use fairlead_tests::harness::packet::node::{DOORS, Door, Fate, PODS, Way};
 use fairlead_tests::harness::packet::plan::{NODE_PORT, Plan};
-use fairlead_tests::harness::packet::{Body, Packet, proto};
+use fairlead_tests::harness::packet::{Body, Frame, Packet, proto};
 use fairlead_tests::harness::suite::Case;
 
 use crate::refuse::refusal;
@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case<Subject>] = &[
     ("fragments_are_encapsulated_each", fragments_out),
     ("encapsulated_fragments_are_taken_in_as_their_first_is", fragments_in),
     ("odd_packets_are_refused_too", refuse_odd),
+    ("tagged_frames_are_refused_too", refuse_tagged),
     ("counted_an_uplink_without_an_address_encapsulates_nothing", no_source),
     ("counted_an_encapsulated_packet_for_a_pod_that_is_no_endpoint", no_endpoint),
 ];
@@ -191,6 +192,30 @@ fn refuse_odd(subject: &mut Subject) -> Result<()> {
         let (fate, out) = node.send(way, first)?;
         ensure!(fate == Fate::Sent && matches!(out.body, Body::Error { .. }), "{first} is {fate:?} as {out}");
         node.expect(way, second, Fate::Dropped, second, &["refused_no_endpoint"])?;
+    }
+    Ok(())
+}
+
+/// The outermost tag of an answer is not in the data any more, where a test run shows it; `uplinks` meets it on the wire.
+fn refuse_tagged(subject: &mut Subject) -> Result<()> {
+    let node = subject.plain()?;
+    for plan in Plan::BOTH {
+        for (protocol, proto) in [(Protocol::Tcp, proto::TCP), (Protocol::Udp, proto::UDP)] {
+            node.services(vec![plan.service(7, protocol, Vec::new())])?;
+            for (tags, size) in [[5, 0], [100, 200]].into_iter().flat_map(|tags| [0, 48, 900].map(|size| (tags, size)))
+            {
+                let tags: Vec<u16> = tags.into_iter().filter(|tag| *tag > 0).collect();
+                for door in DOORS {
+                    let asked = Packet::new(node.client(plan), plan.doors(7)[1], Body::opening(proto).sized(size));
+                    let frame = Frame { tags: tags.clone(), ..asked.clone().framed() };
+                    let ((fate, out), counted) = node.counted(|node| node.send_frame(Way::Arrive(door), &frame))?;
+                    ensure!(fate == Fate::Sent, "{frame} is {fate:?} as {out}, counted {counted:?}");
+                    ensure!(out.tags == tags[1..], "{frame} was answered with {out}");
+                    ensure!(counted == [("refused_no_endpoint", 1)].into(), "{counted:?}");
+                    refusal(plan, &asked, &out.packet)?;
+                }
+            }
+        }
     }
     Ok(())
 }
