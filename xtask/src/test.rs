@@ -229,6 +229,9 @@ fn execute(name: &str, path: &Path, embedded: &Embedded) -> Result<Outcome> {
         .current_dir(place::root().join("tests"))
         .env("FAIRLEAD_BIN_DIR", place::target().join("debug"))
         .env("FAIRLEAD_ECHO_IMAGE", &embedded.echo);
+    if let Some(busybox) = place::program("busybox") {
+        command.env("FAIRLEAD_BUSYBOX", busybox);
+    }
     if required() {
         command.env("REQUIRE", "1");
     }

@@ -1,5 +1,5 @@
 //! The kubelet against a real containerd of its own: pods in the host's network, no control plane but a reporter that
-//! remembers. Needs root, containerd, runc and a static busybox, and is therefore run by name.
+//! remembers. Needs root, containerd, runc and a static busybox (`FAIRLEAD_BUSYBOX`), and is therefore run by name.
 
 #[path = "runtime/rig.rs"]
 mod rig;

@@ -364,7 +364,9 @@ conf_dir = "{}"
 /// An image of busybox alone.
 fn image(name: &str, entry: &[&str]) -> Vec<u8> {
     let digest = |data: &[u8]| -> String { Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect() };
-    let busybox = std::fs::read("/bin/busybox").expect("a static busybox");
+    let busybox = std::env::var_os("FAIRLEAD_BUSYBOX").map_or_else(|| "/bin/busybox".into(), std::path::PathBuf::from);
+    let missing = |error| panic!("no static busybox at {} ({error}); name one in FAIRLEAD_BUSYBOX", busybox.display());
+    let busybox = std::fs::read(&busybox).unwrap_or_else(missing);
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
