@@ -44,7 +44,7 @@ impl Reporter for Seen {
 
 pub(crate) struct Rig {
     dir: tempfile::TempDir,
-    containerd: Child,
+    containerd: Containerd,
     view: Arc<RwLock<View>>,
     changes: mpsc::Sender<Changes>,
     seen: Arc<Seen>,
@@ -318,8 +318,7 @@ impl Drop for Rig {
                 format!("rmdir /sys/fs/cgroup/*/{0}/*/* /sys/fs/cgroup/*/{0}/* /sys/fs/cgroup/*/{0}", self.cgroup);
             let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
         }
-        let _ = Command::new("kill").arg(self.containerd.id().to_string()).status();
-        let _ = self.containerd.wait();
+        self.containerd.end();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let inside = self.dir.path().display().to_string();
         for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|p| p.starts_with(&inside)) {
@@ -328,7 +327,7 @@ impl Drop for Rig {
     }
 }
 
-fn containerd(dir: &Path) -> Child {
+fn containerd(dir: &Path) -> Containerd {
     let at = |name: &str| dir.join(name).display().to_string();
     let config = format!(
         r#"version = 2
@@ -353,12 +352,27 @@ conf_dir = "{}"
     );
     std::fs::write(dir.join("config.toml"), config).expect("written");
     let log = std::fs::File::create(dir.join("containerd.log")).expect("a log");
-    Command::new("containerd")
-        .args(["--config", &at("config.toml")])
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("containerd starts")
+    let mut command = Command::new("containerd");
+    command.args(["--config", &at("config.toml")]).stdout(Stdio::null()).stderr(log);
+    Containerd(command.spawn().expect("containerd starts"))
+}
+
+/// The process of a containerd, which ends with the test, however far that got.
+struct Containerd(Child);
+
+impl Containerd {
+    fn end(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// An image of busybox alone.
