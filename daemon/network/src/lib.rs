@@ -99,8 +99,6 @@ pub struct Network {
 struct Inner {
     config: Config,
     mtu: u32,
-    /// `node_ip` where it is an address of this host.
-    source: Option<Ipv4Addr>,
     ipam: Mutex<Ipam>,
 }
 
@@ -110,10 +108,7 @@ impl Network {
     pub fn open(config: Config) -> Result<Self, NetworkError> {
         let mut ipam = Ipam::open(&config.state_dir, config.pod_cidr)?;
         let owner = owner(&config.state_dir)?;
-        let (links, source) = netlink::run(|netlink| async move {
-            let source = netlink.has_address(config.node_ip).await?.then_some(config.node_ip);
-            Ok((netlink.links().await?, source))
-        })?;
+        let links = netlink::run(|netlink| async move { netlink.links().await })?;
         for gone in ipam.missing(&links) {
             tracing::info!(address = %gone.address, pod = %gone.pod(), "address released: its interface is gone");
             ipam.release(&gone.container_id, &gone.ifname)?;
@@ -127,7 +122,7 @@ impl Network {
         uplink::claim(&config.state_dir, &config.uplinks)?;
         uplink::claim_cidr(&config.state_dir, config.pod_cidr)?;
         let mtu = config.mtu.unwrap_or_else(|| uplink_mtu(&links, &config.uplinks));
-        Ok(Self { inner: Arc::new(Inner { config, mtu, source, ipam: Mutex::new(ipam) }) })
+        Ok(Self { inner: Arc::new(Inner { config, mtu, ipam: Mutex::new(ipam) }) })
     }
 
     /// Gives a sandbox its interface. Asked again for the same sandbox it makes what is missing, with the same address.
@@ -138,7 +133,7 @@ impl Network {
             &attach::Settings {
                 alias: format!("{}{}/{}", owner(&self.inner.config.state_dir)?, request.namespace, request.name),
                 mtu: self.inner.mtu,
-                source: self.inner.source,
+                source: self.source()?,
             },
         );
         match made {
@@ -184,6 +179,30 @@ impl Network {
                 }
             })
             .collect())
+    }
+
+    /// Puts routes to pods back that are gone, and says to how many: with an address of the host the kernel removes every
+    /// route that prefers it as its source.
+    pub fn restore_routes(&self) -> Result<usize, NetworkError> {
+        let (attachments, source) = (self.ipam()?.all(), self.source()?);
+        netlink::run(|netlink| async move {
+            let present = netlink.hosts().await?;
+            let mut restored = 0;
+            for attachment in attachments.iter().filter(|attachment| !present.contains(&attachment.address)) {
+                // An interface that is not there yet, or no more, is somebody else's business.
+                if let Some(link) = netlink.link(&attachment.host_interface()).await? {
+                    netlink.route_to(attachment.address, link.index, source).await?;
+                    restored += 1;
+                }
+            }
+            Ok(restored)
+        })
+    }
+
+    /// The node's address towards its pods, where it is one of this host's now.
+    fn source(&self) -> Result<Option<Ipv4Addr>, NetworkError> {
+        let node_ip = self.inner.config.node_ip;
+        netlink::run(|netlink| async move { Ok(netlink.has_address(node_ip).await?.then_some(node_ip)) })
     }
 
     /// The node's pod addresses.

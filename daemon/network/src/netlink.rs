@@ -3,7 +3,7 @@
 //! Each batch of requests runs on a socket of its own, opened in the calling thread's network namespace and closed with
 //! the batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -261,6 +261,17 @@ impl Netlink {
     pub(crate) async fn routes_inside(&self, network: Ipv4Net) -> Result<bool, NetworkError> {
         let inside = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet(to)) if network.contains(to));
         Ok(self.routes().await?.iter().any(|route| route.attributes.iter().any(inside)))
+    }
+
+    /// Single addresses that the main table has a route to.
+    pub(crate) async fn hosts(&self) -> Result<BTreeSet<Ipv4Addr>, NetworkError> {
+        let to = |attribute: &RouteAttribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(to)) => Some(*to),
+            _ => None,
+        };
+        let routes = self.routes().await?;
+        let hosts = routes.iter().filter(|route| route.header.destination_prefix_length == 32);
+        Ok(hosts.filter_map(|route| route.attributes.iter().find_map(to)).collect())
     }
 
     async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {

@@ -8,6 +8,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -182,6 +183,40 @@ fn pods_reach_each_other_and_leave_nothing_behind() {
         assert_eq!(routes.lines().count(), 1, "no route is left: {routes}");
     });
     assert!(!state.exists());
+}
+
+#[test]
+fn routes_come_back_when_the_nodes_address_goes() {
+    if !privileged() {
+        return;
+    }
+    let (node, pod) = (Namespace::new(), Namespace::new());
+    let dir = tempfile::tempdir().unwrap();
+    let (state, request) = (dir.path().join("network"), request("a", &pod));
+    node.run(move || {
+        let ip = |args: &str| {
+            let done = Command::new("ip").args(args.split(' ')).output().unwrap();
+            assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8(done.stdout).unwrap()
+        };
+        ip("link set lo up");
+        ip("address add 192.0.2.77/32 dev lo");
+        let network = Network::open(Config { node_ip: [192, 0, 2, 77].into(), ..config(&state) }).unwrap();
+        let route = format!(
+            "{} dev {}",
+            network.add(&request).unwrap().address,
+            ip("-brief link show type veth").split('@').next().unwrap()
+        );
+        let there = || ip("route show").contains(&route);
+        assert!(there());
+        assert_eq!(network.restore_routes().unwrap(), 0);
+        ip("address del 192.0.2.77/32 dev lo");
+        assert!(!there(), "the kernel keeps the route now; this is no test any more");
+        assert_eq!(network.restore_routes().unwrap(), 1);
+        assert!(there());
+        assert_eq!(network.restore_routes().unwrap(), 0);
+        remove_all(&state).unwrap();
+    });
 }
 
 #[test]

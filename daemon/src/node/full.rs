@@ -88,6 +88,7 @@ pub(super) async fn run(mut arguments: NodeArguments, prepared: Prepared) -> Res
         datapath: Arc::clone(&shared.datapath),
         health: shared.health.clone(),
         node_port_addresses_only: arguments.datapath.filters_node_ports(),
+        network: Some(network.clone()),
         pods: None,
     };
     tasks.spawn(upkeep.run(shutdown.child_token()));

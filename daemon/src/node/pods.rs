@@ -89,6 +89,12 @@ impl PodNetwork {
         self.inner.network.borrow().clone()
     }
 
+    /// Puts routes to pods back that are gone; how many.
+    pub(super) async fn restore_routes(&self) -> Result<usize> {
+        let Some(network) = self.now() else { return Ok(0) };
+        blocking(move || network.restore_routes()).await
+    }
+
     /// The pods that are there keep their programs, refreshed; what is left of others goes.
     async fn adopt(&self, pods: &[PodInterface]) -> Result<()> {
         let wanted: Vec<_> = pods.iter().map(to_datapath).collect();

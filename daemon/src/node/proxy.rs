@@ -100,6 +100,7 @@ pub(super) async fn run(arguments: NodeArguments, prepared: Prepared) -> Result<
         datapath: Arc::clone(&shared.datapath),
         health: shared.health.clone(),
         node_port_addresses_only: arguments.datapath.filters_node_ports(),
+        network: None,
         pods: Some(pods),
     };
     tasks.spawn(upkeep.run(shutdown.child_token()));

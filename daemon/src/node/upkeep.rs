@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::engine::chain;
 use super::health::Health;
+use super::pods::PodNetwork;
 
 /// Changes come in bursts: an interface appears in half a dozen messages.
 const BURST: Duration = Duration::from_millis(50);
@@ -36,7 +37,9 @@ pub(super) struct Upkeep {
     pub(super) health: Health,
     /// Answer health checks only where NodePorts are; else on every address.
     pub(super) node_port_addresses_only: bool,
-    /// Absent where pods' interfaces are made by this daemon.
+    /// Pods whose interfaces this daemon makes.
+    pub(super) network: Option<PodNetwork>,
+    /// Pods whose interfaces another makes.
     pub(super) pods: Option<ForeignPods>,
 }
 
@@ -125,6 +128,16 @@ impl Upkeep {
             }
             if self.node_port_addresses_only {
                 self.health.answer_on(datapath.node_port_addresses());
+            }
+        }
+        if let Some(network) = &self.network {
+            match network.restore_routes().await {
+                Ok(0) => {}
+                Ok(routes) => tracing::warn!(routes, "routes to pods were gone, and are back"),
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "routes to pods could not be looked after; tried again"
+                ),
             }
         }
         if let Some(pods) = &mut self.pods
