@@ -1,28 +1,22 @@
-//! What the benchmarks have in common: services in any number.
+//! `fairlead bench`: our data path beside every other one, measured on this machine.
 //!
-//! One file per hot path in `benches/`. Functions are measured with criterion; `packet` measures the loaded programs
-//! themselves and needs root.
+//! A run builds nodes out of network namespaces (`rig`), has the same services programmed by each peer, and lets every
+//! workload (`workload`) take samples of every peer, round by round in random order (`plan`). What comes out is a value
+//! (`results`), of which tables and reports are views. Nothing outside of the run's own namespaces, mounts and cgroup is
+//! touched, and these go with its process.
+//!
+//! In `benches/` are criterion benchmarks of single functions, one file per hot path.
 
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+pub mod options;
+pub mod plan;
+pub mod results;
+pub mod rig;
+mod services;
+pub mod stage;
+pub mod wait;
+pub mod workload;
 
-use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
-
-/// The `number`-th service: a ClusterIP of its own, and endpoints `first..first + endpoints` of a network of its own.
-pub fn service(number: u32, first: u32, endpoints: u32) -> Service {
-    let endpoint =
-        |end: u32| Endpoint::local(SocketAddr::from((Ipv4Addr::from(0x0af4_0000 + number * 64 + end), 8080)));
-    Service {
-        name: ServiceName { namespace: "bench".into(), name: format!("s{number}") },
-        cluster_ips: vec![IpAddr::V4(Ipv4Addr::from(0x0a60_0001 + number))],
-        ports: vec![Port {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-            endpoints: (first..first + endpoints).map(endpoint).collect(),
-        }],
-        ..Service::default()
-    }
-}
+pub use options::Options;
+pub use services::service;

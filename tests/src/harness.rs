@@ -7,7 +7,8 @@ mod guard;
 pub mod kubectl;
 pub mod lab;
 pub mod manifest;
-pub mod namespace;
 pub mod packet;
-pub mod sandbox;
 pub mod suite;
+
+// The benchmarks make theirs in the same way.
+pub use fairlead_bench::rig::{namespace, sandbox};

@@ -9,7 +9,7 @@
 pub mod harness;
 pub mod model;
 mod privilege;
-mod wait;
 
 pub use privilege::{Root, require_root, skip};
-pub use wait::{unique_name, wait_for};
+// The benchmarks wait and name in the same way.
+pub use fairlead_bench::wait::{unique_name, wait_for};

@@ -39,7 +39,17 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("fairlead-datapath", &["fairlead-abi", "fairlead-packet", "fairlead-source"]),
     ("fairlead-network", &[]),
     ("fairlead-kubelet", &["fairlead-proto", "fairlead-source"]),
-    ("fairlead", &["fairlead-datapath", "fairlead-kubelet", "fairlead-network", "fairlead-proto", "fairlead-source"]),
+    (
+        "fairlead",
+        &[
+            "fairlead-bench",
+            "fairlead-datapath",
+            "fairlead-kubelet",
+            "fairlead-network",
+            "fairlead-proto",
+            "fairlead-source",
+        ],
+    ),
     ("fairlead-echo", &[]),
     ("fairlead-pause", &[]),
     ("xtask", &[]),

@@ -1,4 +1,4 @@
-//! A BPF file system and a cgroup of the test's own. The mounts are seen by this process alone and go with it.
+//! A BPF file system and a cgroup of one's own. The mounts are seen by this process alone and go with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
-use crate::unique_name;
+use crate::wait::unique_name;
 
-/// Where the data path under test pins its objects and attaches its socket hooks.
+/// Where a data path pins its objects and attaches its socket hooks.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: TempDir,
@@ -110,7 +110,7 @@ impl Drop for Sandbox {
 
 /// Removes a cgroup; whoever was in it may need a moment to be gone for good.
 fn remove(cgroup: &Path) {
-    let removed = crate::wait_for("removing a cgroup", Duration::from_secs(2), || Ok(fs::remove_dir(cgroup)?));
+    let removed = crate::wait::wait_for("removing a cgroup", Duration::from_secs(2), || Ok(fs::remove_dir(cgroup)?));
     if let Err(error) = removed {
         eprintln!("cannot remove the cgroup {}: {error:#}", cgroup.display());
     }

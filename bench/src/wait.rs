@@ -1,4 +1,4 @@
-//! Waiting with a deadline, and names that do not clash with those of a test beside this one.
+//! Waiting with a deadline, and names that nobody else on this machine uses.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -28,7 +28,7 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Re
     }
 }
 
-/// A name of at most 15 bytes (it fits an interface) that no other test of this machine has.
+/// A name of at most 15 bytes (it fits an interface) that no other process of this machine has.
 #[must_use]
 pub fn unique_name(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

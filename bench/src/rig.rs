@@ -1,0 +1,4 @@
+//! The small network that measurements and tests are made in.
+
+pub mod namespace;
+pub mod sandbox;
