@@ -11,6 +11,7 @@
 
 pub mod options;
 pub mod plan;
+pub mod programs;
 pub mod results;
 pub mod rig;
 mod services;
