@@ -21,6 +21,8 @@ pub enum Peer {
     Nftables,
     /// kube-proxy's IPVS mode.
     Ipvs,
+    /// Ours, for a client that knows the endpoint's address: what it costs that our programs are there.
+    FairleadDirect,
     /// Ours, for a pod whose sockets are translated when they connect.
     FairleadSocket,
     /// Ours, for a pod whose sockets the hooks do not see: every packet is translated at its interface.
@@ -39,15 +41,21 @@ impl Peer {
             Self::IptablesNft => "iptables-nft",
             Self::Nftables => "nftables",
             Self::Ipvs => "ipvs",
+            Self::FairleadDirect => "fairlead-direct",
             Self::FairleadSocket => "fairlead-socket",
             Self::FairleadPacket => "fairlead-packet",
             Self::FairleadXdp => "fairlead-xdp",
         }
     }
 
-    /// It has no services.
+    /// Its clients know the endpoint's address.
     pub fn is_direct(self) -> bool {
-        matches!(self, Self::Direct | Self::DirectCt)
+        matches!(self, Self::Direct | Self::DirectCt | Self::FairleadDirect)
+    }
+
+    /// It is ours.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::FairleadDirect | Self::FairleadSocket | Self::FairleadPacket | Self::FairleadXdp)
     }
 }
 
@@ -66,7 +74,7 @@ pub struct Options {
     /// Peers to measure, side by side.
     #[arg(long, value_name = "PEER,…", value_delimiter = ',', default_values_t = [
         Peer::Direct, Peer::DirectCt, Peer::Iptables, Peer::IptablesNft, Peer::Nftables, Peer::Ipvs,
-        Peer::FairleadSocket, Peer::FairleadPacket, Peer::FairleadXdp,
+        Peer::FairleadDirect, Peer::FairleadSocket, Peer::FairleadPacket, Peer::FairleadXdp,
     ])]
     pub peers: Vec<Peer>,
     /// Numbers of services to measure each peer with; the one measured stands last [default: 1,100,1000,10000; with

@@ -1,10 +1,16 @@
-//! What all workloads of a run share: the options, and where data paths of the run's own can be put.
+//! What all workloads of a run share: the options, the nodes that peers have programmed, and where data paths of the run's
+//! own can be put.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::options::Options;
+use crate::peers::services::Spec;
+use crate::peers::{Proxy, Rig};
+use crate::plan::Draw;
+use crate::rig::guard::Guard;
 use crate::rig::sandbox::Sandbox;
 
 /// A folder for pins and a cgroup, for one data path.
@@ -21,7 +27,17 @@ pub struct Place {
 pub struct Stage {
     /// What the run was told.
     pub options: Options,
+    /// Where clients, nodes and servers share their work.
+    pub core: usize,
+    /// Numbers that need not be the same twice.
+    pub draw: Draw,
+    /// What else figures depend on; recorded with the settings of the kernel.
+    pub notes: BTreeMap<String, String>,
+    /// Nodes, or why there is none.
+    rigs: BTreeMap<(Proxy, Spec), Result<Rig, String>>,
+    // After what is in it.
     sandbox: Sandbox,
+    _guard: Guard,
 }
 
 impl Stage {
@@ -29,8 +45,18 @@ impl Stage {
     ///
     /// # Errors
     /// A mount is refused.
-    pub fn new(options: Options) -> Result<Self> {
-        Ok(Self { options, sandbox: Sandbox::new()? })
+    pub fn new(options: Options, core: usize, seed: u64) -> Result<Self> {
+        let sandbox = Sandbox::new()?;
+        let guard = Guard::start(sandbox.cgroup())?;
+        Ok(Self {
+            options,
+            core,
+            draw: Draw::new(seed),
+            notes: BTreeMap::new(),
+            rigs: BTreeMap::new(),
+            sandbox,
+            _guard: guard,
+        })
     }
 
     /// A folder for pins and a cgroup that nobody else uses. They go with the stage.
@@ -43,5 +69,16 @@ impl Stage {
             std::fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         Ok(place)
+    }
+
+    /// A node that is programmed so; made when it is asked for the first time, and kept.
+    pub(crate) fn rig(&mut self, proxy: Proxy, spec: Spec) -> Result<&mut Rig> {
+        let name = (proxy, spec);
+        if !self.rigs.contains_key(&name) {
+            let made = Rig::new(self, proxy, spec).map_err(|error| format!("{error:#}"));
+            self.rigs.insert(name, made);
+        }
+        let made = self.rigs.get_mut(&name).context("the node is gone")?;
+        made.as_mut().map_err(|reason| anyhow!(reason.clone()))
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::options::Options;
 use crate::results::{Better, Cell, Histogram};
 use crate::stage::Stage;
+use crate::traffic::{Changing, Live, Traffic};
 
 /// A figure that a workload comes to.
 #[derive(Clone, Copy, Debug)]
@@ -83,5 +84,11 @@ pub trait Workload {
 
 /// Every workload, in the order in which the table shows them.
 pub fn all() -> Vec<Box<dyn Workload>> {
-    Vec::new()
+    let mut all: Vec<Box<dyn Workload>> = Vec::new();
+    for traffic in Traffic::all() {
+        all.push(Box::new(traffic));
+    }
+    all.push(Box::new(Changing::default()));
+    all.push(Box::new(Live::default()));
+    all
 }

@@ -51,6 +51,8 @@ enum Command {
     Status(status::StatusArguments),
     /// Tell what would become of a packet, and why: the services and flows it meets, and the endpoint it gets.
     Explain(explain::ExplainArguments),
+    /// Measure services on this machine: ours beside kube-proxy's modes and no proxy at all.
+    Bench(Box<fairlead_bench::Options>),
     /// Check that this machine has what a node needs, and change nothing.
     Preflight(preflight::PreflightArguments),
 }
@@ -92,6 +94,10 @@ impl Daemon {
 }
 
 fn main() -> ExitCode {
+    // Clients and servers of a benchmark are this binary once more.
+    if fairlead_bench::is_aside() {
+        return ExitCode::SUCCESS;
+    }
     // The runtime starts the plugin by a link to this binary, without arguments: the environment tells.
     if std::env::args_os().len() == 1 && std::env::var_os("CNI_COMMAND").is_some() {
         return cni::run();
@@ -103,8 +109,13 @@ fn main() -> ExitCode {
     }
     // One provider for every connection; a second installation could only be this same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match &command {
+        // It enters namespaces and makes mounts, and so must begin as the only thread.
+        Command::Bench(options) => fairlead_bench::bench(options),
+        _ => run(command).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("fairlead: {error:#}");
             ExitCode::FAILURE
@@ -128,7 +139,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             (Command::Status(arguments), _) => status::run(arguments).await,
             (Command::Explain(arguments), _) => explain::run(arguments).await,
             (Command::Preflight(arguments), _) => preflight::run(arguments).await,
-            (Command::Cni | Command::Node(_), _) => Ok(()),
+            (Command::Bench(_) | Command::Cni | Command::Node(_), _) => Ok(()),
         }
     });
     // A blocking call that hangs (a runtime that does not answer) must not hold the process back.

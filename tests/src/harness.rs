@@ -3,7 +3,6 @@
 pub mod client;
 pub mod cluster;
 pub mod dialogue;
-mod guard;
 pub mod kubectl;
 pub mod lab;
 pub mod manifest;
@@ -11,4 +10,4 @@ pub mod packet;
 pub mod suite;
 
 // The benchmarks make theirs in the same way.
-pub use fairlead_bench::rig::{namespace, sandbox};
+pub use fairlead_bench::rig::{guard, namespace, sandbox};

@@ -17,10 +17,12 @@ use serde_json::Value;
 use super::{FAMILIES, Family, Wiring};
 use crate::harness::cluster::program;
 use crate::harness::dialogue::serve;
-use crate::harness::guard::{Guard, PAUSE};
+use crate::harness::guard::Guard;
 use crate::harness::namespace::Namespace;
 use crate::wait_for;
 
+/// Argument of a process that only lives.
+pub(super) const PAUSE: &str = "--pause";
 /// How long a daemon may take to start or to act on a change.
 const PROMPT: Duration = Duration::from_secs(30);
 

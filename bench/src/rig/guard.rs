@@ -1,10 +1,10 @@
-//! Processes beside a test: those that stand for its pods, and one that cleans up after it, should it be killed.
+//! A process beside this one that cleans up after it, should it be killed.
 //!
-//! They are the test's own program, started with an argument that [`is_aside`] knows, and end when their pipe from the test
-//! does, however the test ends.
+//! It is this program once more, started with an argument that [`is_guard`] knows; it ends when its pipe does, however
+//! that comes about.
 
 use std::fs;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -14,26 +14,19 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Argument of a process that only lives.
-pub(super) const PAUSE: &str = "--pause";
 const GUARD: &str = "--guard";
 
-/// What `main` of a test with a lab calls first: true in a process beside it, once the test has ended.
-pub fn is_aside() -> bool {
-    match std::env::args().nth(1).as_deref() {
-        Some(PAUSE) => {
-            let _ = std::io::stdin().read(&mut [0]);
-            true
-        }
-        Some(GUARD) => {
-            clean_up(&std::env::args().nth(2).unwrap_or_default());
-            true
-        }
-        _ => false,
+/// What `main` of a program with a guard asks first: true in the guard, once it has done its work.
+pub fn is_guard() -> bool {
+    let mut arguments = std::env::args().skip(1);
+    let is_guard = arguments.next().as_deref() == Some(GUARD);
+    if is_guard {
+        clean_up(&arguments.next().unwrap_or_default());
     }
+    is_guard
 }
 
-/// Ends the daemons it was told of and removes the test's cgroup, if the test did not come to that.
+/// Ends the processes it was told of and removes the cgroup, if the other side did not come to that.
 fn clean_up(cgroup: &str) {
     let lines: Vec<String> = std::io::stdin().lock().lines().map_while(Result::ok).collect();
     for (pid, mark) in lines.iter().filter_map(|line| line.split_once(' ')) {
@@ -57,14 +50,17 @@ fn clean_up(cgroup: &str) {
 
 /// The process that cleans up.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub struct Guard {
     child: Child,
     pipe: Mutex<Option<ChildStdin>>,
 }
 
 impl Guard {
     /// Starts it, outside of the cgroup it is to remove.
-    pub(super) fn start(cgroup: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// This program cannot be started once more.
+    pub fn start(cgroup: &Path) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(GUARD).arg(cgroup).stdin(Stdio::piped());
         let mut child = command.spawn().context("cannot start the guard")?;
@@ -73,7 +69,10 @@ impl Guard {
     }
 
     /// Tells it of a process, and of what its command line holds.
-    pub(super) fn watch(&self, child: &Child, mark: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn watch(&self, child: &Child, mark: &Path) -> Result<()> {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let pipe = pipe.as_mut().context("the guard is gone")?;
         writeln!(pipe, "{} {}", child.id(), mark.display()).context("the guard does not listen")
@@ -81,7 +80,7 @@ impl Guard {
 }
 
 impl Drop for Guard {
-    /// The test has come to its own end, and cleans up itself.
+    /// This process has come to its own end, and cleans up itself.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
