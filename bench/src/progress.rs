@@ -1,7 +1,7 @@
 //! What is shown while a run goes on: one line that moves on a terminal, a line per round elsewhere. On standard error, so
 //! that the results alone are on standard output.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -52,15 +52,15 @@ impl Progress {
     /// A line that stays.
     pub(crate) fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| print(line)),
+            None => print(line),
         }
     }
 
     /// A line that stays where none moves.
     pub(crate) fn mark(&self, line: impl FnOnce() -> String) {
         if self.bar.is_none() {
-            eprintln!("{}", line());
+            print(&line());
         }
     }
 
@@ -76,6 +76,11 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Whether somebody reads it or not.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A length of time for people.

@@ -133,6 +133,7 @@ fn prepare(
         .collect();
     progress.begin(planned.iter().map(|(_, cases)| cases.len()).sum());
     let mut running = Vec::new();
+    let mut refused = Vec::new();
     for (mut workload, cases) in planned {
         let mut ready = Vec::new();
         for case in cases {
@@ -142,7 +143,7 @@ fn prepare(
             progress.now(|| format!("preparing {}: {}", workload.name(), case.cell));
             match workload.prepare(stage, &case.cell) {
                 Ok(()) => ready.push(case),
-                Err(error) => skip(skipped, case.cell.to_string(), format!("{error:#}")),
+                Err(error) => refused.push((case.cell, format!("{error:#}"))),
             }
             progress.step();
         }
@@ -155,6 +156,11 @@ fn prepare(
         ready.retain(|case| case.baseline.as_ref().is_none_or(|cell| cells.contains(cell)));
         let samples = vec![Vec::new(); ready.len()];
         running.push(Running { workload, cases: ready, samples, failed: BTreeMap::new() });
+    }
+    let is_there = |peer: &str| running.iter().flat_map(|one| &one.cases).any(|case| case.cell.peer == peer);
+    for (cell, reason) in refused {
+        // A peer of which nothing is measured is named once.
+        skip(skipped, if is_there(&cell.peer) { cell.to_string() } else { cell.peer }, reason);
     }
     for Skipped { what, reason } in skipped.iter() {
         progress.say(&format!("skipped {what}: {reason}"));

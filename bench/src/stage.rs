@@ -47,7 +47,7 @@ impl Stage {
     /// A mount is refused.
     pub fn new(options: Options, core: usize, seed: u64) -> Result<Self> {
         let sandbox = Sandbox::new()?;
-        let guard = Guard::start(sandbox.cgroup())?;
+        let guard = Guard::start(&sandbox)?;
         Ok(Self {
             options,
             core,

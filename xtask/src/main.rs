@@ -62,9 +62,10 @@ enum Command {
     },
     /// Check the rules that no compiler checks.
     Tidy,
-    /// Run the benchmarks.
+    /// Build for speed and measure: `fairlead bench` with these arguments, or the benchmarks of single functions with
+    /// `criterion` as the first.
     Bench {
-        /// Passed on to criterion.
+        /// Passed on.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

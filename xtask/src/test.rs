@@ -29,8 +29,8 @@ const KERNELS: [&str; 1] = ["7"];
 
 /// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
 const KERNEL: [&str; 4] = ["packet", "netns", "sockets", "uplinks"];
-/// Tests of node daemons in network namespaces.
-const NODES: [&str; 2] = ["behaviour", "matrix"];
+/// Tests of the built binary in network namespaces: node daemons, the benchmark.
+const NODES: [&str; 3] = ["behaviour", "bench", "matrix"];
 /// The kubelet's tests against a real runtime.
 const RUNTIME: &str = "runtime";
 

@@ -11,8 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::sandbox::{MOUNTS, Sandbox};
 
 const GUARD: &str = "--guard";
 
@@ -21,13 +24,14 @@ pub fn is_guard() -> bool {
     let mut arguments = std::env::args().skip(1);
     let is_guard = arguments.next().as_deref() == Some(GUARD);
     if is_guard {
-        clean_up(&arguments.next().unwrap_or_default());
+        let mut path = || arguments.next().unwrap_or_default();
+        clean_up(&path(), Path::new(&path()));
     }
     is_guard
 }
 
-/// Ends the processes it was told of and removes the cgroup, if the other side did not come to that.
-fn clean_up(cgroup: &str) {
+/// Ends the processes it was told of and removes the sandbox, if the other side did not come to that.
+fn clean_up(cgroup: &str, folder: &Path) {
     let lines: Vec<String> = std::io::stdin().lock().lines().map_while(Result::ok).collect();
     for (pid, mark) in lines.iter().filter_map(|line| line.split_once(' ')) {
         // Another process may have the number by now.
@@ -42,9 +46,18 @@ fn clean_up(cgroup: &str) {
         let below = fs::read_dir(cgroup).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
         below.for_each(|entry| drop(fs::remove_dir(entry.path())));
         if fs::remove_dir(cgroup).is_ok() || !Path::new(cgroup).exists() {
-            return;
+            break;
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+    let is_gone = |mounted: &str| {
+        let path = folder.join(mounted);
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
+        // Fails on anything but the empty folder that was below the mount.
+        fs::remove_dir(&path).is_ok()
+    };
+    if MOUNTS.iter().all(|mounted| is_gone(mounted)) {
+        let _ = fs::remove_dir_all(folder);
     }
 }
 
@@ -56,13 +69,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts it, outside of the cgroup it is to remove.
+    /// Starts it, outside of the cgroup it is to remove. The sandbox must not have been entered yet.
     ///
     /// # Errors
     /// This program cannot be started once more.
-    pub fn start(cgroup: &Path) -> Result<Self> {
+    pub fn start(sandbox: &Sandbox) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(GUARD).arg(cgroup).stdin(Stdio::piped());
+        command.arg(GUARD).arg(sandbox.cgroup()).arg(sandbox.dir()).stdin(Stdio::piped());
         let mut child = command.spawn().context("cannot start the guard")?;
         let pipe = Mutex::new(child.stdin.take());
         Ok(Self { child, pipe })

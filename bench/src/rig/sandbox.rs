@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 use crate::wait::unique_name;
 
+/// What is mounted, by the folder below the sandbox's own.
+pub(super) const MOUNTS: [&str; 2] = ["bpf", "cgroup"];
+
 /// Where a data path pins its objects and attaches its socket hooks.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -102,7 +105,7 @@ impl Drop for Sandbox {
             }
         }
         remove(&self.cgroup);
-        for mounted in ["bpf", "cgroup"] {
+        for mounted in MOUNTS {
             let _ = nix::mount::umount2(&self.dir.path().join(mounted), nix::mount::MntFlags::MNT_DETACH);
         }
     }

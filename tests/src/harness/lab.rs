@@ -145,7 +145,7 @@ impl Lab {
         let numbers = 1..=u8::try_from(nodes.len())?;
         let clients: Vec<Namespace> = numbers.clone().map(|number| outside(&switch, number)).collect::<Result<_>>()?;
         // Outside the cgroup that it is to remove.
-        let guard = Arc::new(Guard::start(sandbox.cgroup())?);
+        let guard = Arc::new(Guard::start(&sandbox)?);
         // Before any thread enters a cgroup below.
         sandbox.enter()?;
         let mut lab = Self { nodes: Vec::new(), clients, manifests, switch, guard, sandbox };
