@@ -17,6 +17,7 @@ mod peers;
 pub mod plan;
 pub mod programs;
 mod progress;
+pub mod report;
 pub mod results;
 pub mod rig;
 mod run;
