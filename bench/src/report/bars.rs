@@ -36,7 +36,7 @@ pub(super) fn draw(figure: &Figure<'_>) -> Option<String> {
     for tick in axis.ticks(6) {
         let x = axis.place(tick);
         svg.line("grid", (x, TOP - 4.0), (x, foot));
-        svg.text("tick", (x, foot + 14.0), Anchor::Middle, format!("×{}", super::quantity::digits(tick)));
+        svg.text("tick", (x, foot + 14.0), Anchor::Middle, format!("×{}", super::quantity::tick(tick)));
     }
     let better = match figure.first.better {
         Better::Higher => "longer is better →",

@@ -43,6 +43,12 @@ pub(super) fn digits(value: f64) -> String {
     if text.contains('.') && value.fract() == 0.0 { format!("{value:.0}") } else { text }
 }
 
+/// A figure of an axis: no more digits than it takes.
+pub(super) fn tick(value: f64) -> String {
+    let text = digits(value);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
 /// A number of services or flows: 10k rather than 10000.
 pub(super) fn count(number: u32) -> String {
     match number {
