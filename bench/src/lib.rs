@@ -12,6 +12,7 @@
 
 mod command;
 mod machine;
+pub mod compare;
 pub mod options;
 mod peers;
 pub mod plan;
