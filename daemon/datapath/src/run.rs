@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult};
+use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, TestRunResult};
 
 use crate::{Datapath, DatapathError, loader};
 
@@ -45,6 +45,17 @@ impl Datapath {
     pub fn time(&mut self, name: &'static str, packet: &[u8], repeat: u32) -> Result<Duration, DatapathError> {
         let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
         Ok(self.test_run(name, options)?.duration)
+    }
+
+    /// A program for packets, to be called by another one: see `BPF_MAP_TYPE_PROG_ARRAY`.
+    pub fn program(&mut self, name: &'static str) -> Result<ProgramFd, DatapathError> {
+        let failed = |source| DatapathError::Program { program: name, source: Box::new(source) };
+        let fd = if is_xdp(name) {
+            loader::ready_xdp(&mut self.ebpf, name)?.fd()
+        } else {
+            loader::program::<SchedClassifier>(&mut self.ebpf, name)?.fd()
+        };
+        fd.map_err(failed)?.try_clone().map_err(|source| failed(source.into()))
     }
 
     /// Programs that are loaded, with the number of instructions the verifier went through (since Linux 5.16).

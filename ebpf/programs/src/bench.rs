@@ -1,8 +1,13 @@
 //! Programs that measure and are measured, an object of their own: nothing of it is loaded but by `fairlead bench`.
 //!
 //! `inject_*` turn the frame that the kernel lends them into the next one of a set of flows, and drop it or send it out by
-//! an interface; `arrive_*` are what a frame meets there. Frames are counted where they are made and where they end.
+//! an interface; `arrive_*` are what a frame meets there. Frames are counted where they are made and where they end. Programs
+//! that others are compared with are in `cost`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+#[path = "bench/cost.rs"]
+mod cost;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
