@@ -1,24 +1,85 @@
 //! The command itself: from arguments to results, on the terminal and in a folder.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::compare::Comparison;
 use crate::options::{Options, Output};
+use crate::results::Results;
 use crate::session::{self, Half};
-use crate::{run, table};
+use crate::{report, run, table};
 
 /// What `main` asks before it reads its arguments: true in a process beside a run, once it has done its work.
 pub fn is_aside() -> bool {
     crate::rig::agent::is_agent() || crate::rig::guard::is_guard()
 }
 
+/// The command's arguments.
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    /// Something else than a run.
+    #[command(subcommand)]
+    instead: Option<Instead>,
+    /// How a run is made.
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What can be done with runs that were made.
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Instead {
+    /// Tell what moved between two runs, beyond their noise.
+    Compare {
+        /// The earlier run: results.json, or its folder.
+        before: PathBuf,
+        /// The later one.
+        after: PathBuf,
+        /// What is printed.
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Write report.html anew from results.json.
+    Report {
+        /// The folder of a run.
+        folder: PathBuf,
+    },
+}
+
+/// Measures, or looks at what was measured. A run must be made on the process's first thread, before there are others.
+///
+/// # Errors
+/// Something that all of it needs is missing.
+pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.instead {
+        None => measure(&arguments.options),
+        Some(Instead::Compare { before, after, output }) => {
+            let comparison = Comparison::new(&Results::read(before)?, &Results::read(after)?);
+            let mut out = std::io::stdout().lock();
+            match output {
+                Output::Table => write!(out, "{comparison}")?,
+                Output::Json => {
+                    serde_json::to_writer_pretty(&mut out, &comparison)?;
+                    writeln!(out)?;
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Instead::Report { folder }) => {
+            println!("{}", report::write(&Results::read(folder)?, folder)?.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
 /// Measures. Must be called on the process's first thread, before there are others.
 ///
 /// # Errors
 /// Something that all of it needs is missing.
-pub fn bench(options: &Options) -> Result<ExitCode> {
+fn measure(options: &Options) -> Result<ExitCode> {
     if options.list {
         let list = run::chosen(options)?;
         let width = list.iter().map(|workload| workload.name().len()).max().unwrap_or(0);
@@ -43,6 +104,7 @@ pub fn bench(options: &Options) -> Result<ExitCode> {
     let results = run::run(options, &mut interrupt)?;
     if let Some(folder) = &options.out {
         results.write(folder)?;
+        report::write(&results, folder)?;
     }
     let mut out = std::io::stdout().lock();
     match options.output {

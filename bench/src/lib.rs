@@ -11,8 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod machine;
 pub mod compare;
+mod cost;
+mod machine;
 pub mod options;
 mod peers;
 pub mod plan;
@@ -30,6 +31,6 @@ mod traffic;
 pub mod wait;
 pub mod workload;
 
-pub use command::{bench, is_aside};
+pub use command::{Arguments, bench, is_aside};
 pub use options::Options;
 pub use services::service;

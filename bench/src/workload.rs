@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::cost::{ConnectHook, ProgramCost};
 use crate::options::Options;
 use crate::results::{Better, Cell, Histogram};
 use crate::stage::Stage;
@@ -90,5 +91,9 @@ pub fn all() -> Vec<Box<dyn Workload>> {
     }
     all.push(Box::new(Changing::default()));
     all.push(Box::new(Live::default()));
+    for cost in ProgramCost::all() {
+        all.push(Box::new(cost));
+    }
+    all.push(Box::new(ConnectHook::default()));
     all
 }

@@ -52,7 +52,7 @@ enum Command {
     /// Tell what would become of a packet, and why: the services and flows it meets, and the endpoint it gets.
     Explain(explain::ExplainArguments),
     /// Measure services on this machine: ours beside kube-proxy's modes and no proxy at all.
-    Bench(Box<fairlead_bench::Options>),
+    Bench(Box<fairlead_bench::Arguments>),
     /// Check that this machine has what a node needs, and change nothing.
     Preflight(preflight::PreflightArguments),
 }
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let done = match &command {
         // It enters namespaces and makes mounts, and so must begin as the only thread.
-        Command::Bench(options) => fairlead_bench::bench(options),
+        Command::Bench(arguments) => fairlead_bench::bench(arguments),
         _ => run(command).map(|()| ExitCode::SUCCESS),
     };
     match done {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapError};
 use aya::programs::ProgramFd;
 use fairlead_datapath::{Config, Datapath};
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
@@ -117,7 +117,7 @@ fn endpoint(number: u32) -> Ipv4Addr {
 fn fill(ebpf: &mut Ebpf, others: u32) -> Result<()> {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
-    let mut services: HashMap<MapData, [u8; 8], u64> = take(ebpf, "MINIMAL_SERVICES")?;
+    let mut services = HashMap::<_, [u8; 8], u64>::try_from(map(ebpf, "MINIMAL_SERVICES")?)?;
     let set = |first: u32, count: u32| u64::from(first) << 32 | u64::from(count);
     for number in 1..=others {
         let at = service(number, 0, 2);
@@ -126,7 +126,7 @@ fn fill(ebpf: &mut Ebpf, others: u32) -> Result<()> {
     }
     services.insert(address(VIP, PORTS.0, TCP), set(0, ENDPOINTS), 0)?;
     services.insert(address(VIP, PORTS.1, UDP), set(FIRST_SOCKET_ENDPOINT, SOCKET_ENDPOINTS), 0)?;
-    let mut endpoints: Array<MapData, [u8; 8]> = take(ebpf, "MINIMAL_ENDPOINTS")?;
+    let mut endpoints = Array::<_, [u8; 8]>::try_from(map(ebpf, "MINIMAL_ENDPOINTS")?)?;
     for number in 0..ENDPOINTS {
         endpoints.set(number, address(endpoint(number), 8080, TCP), 0)?;
     }
@@ -143,11 +143,13 @@ fn address(address: Ipv4Addr, port: u16, protocol: u8) -> [u8; 8] {
     [a, b, c, d, p, q, protocol, 0]
 }
 
-/// A map of the object.
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>
-where
-    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-{
+/// A map of the object, which programs that are not loaded yet still find there.
+fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map> {
+    ebpf.map_mut(name).with_context(|| format!("no map {name} in the benchmark's BPF object"))
+}
+
+/// A map of the object, to be kept. It must be kept until all programs are loaded.
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
     let map = ebpf.take_map(name).with_context(|| format!("no map {name} in the benchmark's BPF object"))?;
     Ok(M::try_from(map)?)
 }

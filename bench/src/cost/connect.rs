@@ -1,11 +1,11 @@
 //! What our hook adds to a call of `connect`: a UDP socket connects again and again, and no packet is sent.
 
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 
 use super::bed::{Bed, PORTS, SOCKETS_TO, VIP};
@@ -48,7 +48,8 @@ const WAYS: [Way; 6] = [
 /// The cost of a call with each hook.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectHook {
-    ground: Option<Ground>,
+    /// What was made, or why it was not.
+    ground: Option<Result<Ground, String>>,
 }
 
 /// The hooks, each in a cgroup of its own.
@@ -87,11 +88,9 @@ impl Workload for ConnectHook {
     }
 
     fn prepare(&mut self, stage: &mut Stage, cell: &Cell) -> Result<()> {
-        if self.ground.is_none() {
-            self.ground = Some(Ground::new(stage)?);
-        }
+        let made = self.ground.get_or_insert_with(|| Ground::new(stage).map_err(|error| format!("{error:#}")));
+        let ground = made.as_ref().map_err(|reason| anyhow!(reason.clone()))?;
         let way = find(cell)?;
-        let ground = self.ground.as_ref().context("it was just made")?;
         // The hook is there, and does what is measured.
         let reached = ground.inside(way, stage.core, || {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -106,7 +105,7 @@ impl Workload for ConnectHook {
 
     fn run(&mut self, stage: &mut Stage, cell: &Cell, time: Duration) -> Result<Sample> {
         let way = find(cell)?;
-        let ground = self.ground.as_ref().context("nothing was prepared")?;
+        let ground = self.ground.as_ref().and_then(|made| made.as_ref().ok()).context("nothing was prepared")?;
         let cost = ground.inside(way, stage.core, || calls(way, time))?;
         Ok(cost.into())
     }
@@ -123,8 +122,7 @@ fn target(way: Way) -> (Ipv4Addr, u16) {
 /// Nanoseconds per call: the mean of the faster half, for nothing makes a call faster than it is.
 fn calls(way: Way, time: Duration) -> Result<f64> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let to = target(way).into();
-    let to: std::net::SocketAddr = to;
+    let to = SocketAddr::from(target(way));
     let start = Instant::now();
     let mut costs = Vec::new();
     while start.elapsed() < time || costs.len() < 4 {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions};
 
@@ -66,7 +66,6 @@ const PROGRAMS: [Program; 7] = [
 ];
 
 /// The benchmark's programs and ours, and what tells the wrapper what to do.
-#[derive(Debug)]
 struct Bench {
     bed: Bed,
     packets: Array<MapData, [u8; 80]>,
@@ -76,11 +75,20 @@ struct Bench {
     next: u64,
 }
 
+impl std::fmt::Debug for Bench {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bench").field("bed", &self.bed).field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+/// What was made, or why it was not.
+type Made = Result<Bench, String>;
+
 /// One kind of packets for all programs. The kinds share what they run on.
 #[derive(Debug)]
 pub(crate) struct ProgramCost {
     packets: Packets,
-    bench: Rc<RefCell<Option<Bench>>>,
+    bench: Rc<RefCell<Option<Made>>>,
 }
 
 impl ProgramCost {
@@ -138,10 +146,8 @@ impl Workload for ProgramCost {
 
     fn prepare(&mut self, stage: &mut Stage, cell: &Cell) -> Result<()> {
         let mut bench = self.bench.borrow_mut();
-        if bench.is_none() {
-            *bench = Some(Bench::new(stage)?);
-        }
-        let bench = bench.as_mut().context("it was just made")?;
+        let made = bench.get_or_insert_with(|| Bench::new(stage).map_err(|error| format!("{error:#}")));
+        let bench = made.as_mut().map_err(|reason| anyhow!(reason.clone()))?;
         let program = find(cell)?;
         bench.point_at(program, self.packets, cell.flows)?;
         let out = bench.once(program)?;
@@ -155,7 +161,7 @@ impl Workload for ProgramCost {
 
     fn run(&mut self, stage: &mut Stage, cell: &Cell, time: Duration) -> Result<Sample> {
         let mut bench = self.bench.borrow_mut();
-        let bench = bench.as_mut().context("nothing was prepared")?;
+        let bench = bench.as_mut().and_then(|made| made.as_mut().ok()).context("nothing was prepared")?;
         let program = find(cell)?;
         bench.point_at(program, self.packets, cell.flows)?;
         let core = stage.core;
@@ -220,7 +226,10 @@ impl Bench {
     fn once(&mut self, program: Program) -> Result<Vec<u8>> {
         let mut out = vec![0; 2 * LENGTH];
         let packet = [0; LENGTH];
-        self.test_run(program, TestRunOptions { data_in: Some(&packet), data_out: Some(&mut out), ..Default::default() })?;
+        self.test_run(
+            program,
+            TestRunOptions { data_in: Some(&packet), data_out: Some(&mut out), ..Default::default() },
+        )?;
         Ok(out)
     }
 
