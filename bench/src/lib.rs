@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod command;
 pub mod compare;
 mod cost;

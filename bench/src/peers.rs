@@ -3,6 +3,7 @@
 //! Rules are what kube-proxy writes in each of its modes, down to the order of chains; ours are put in force through the
 //! library that the node daemon uses. The service that is measured stands last.
 
+pub(crate) mod change;
 mod conntrack;
 mod iptables;
 mod ipvs;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::change::{ChangeAll, ChangeOne};
 use crate::cost::{ConnectHook, ProgramCost};
 use crate::options::Options;
 use crate::results::{Better, Cell, Histogram};
@@ -95,5 +96,7 @@ pub fn all() -> Vec<Box<dyn Workload>> {
         all.push(Box::new(cost));
     }
     all.push(Box::new(ConnectHook::default()));
+    all.push(Box::new(ChangeOne::default()));
+    all.push(Box::new(ChangeAll::default()));
     all
 }

@@ -23,15 +23,40 @@ pub(super) enum Tables {
 
 /// Puts the rules in force.
 pub(super) fn program(node: &Node, spec: Spec, tables: Tables) -> Result<()> {
-    let name = match tables {
-        Tables::Legacy => "iptables-legacy-restore",
-        Tables::Nft => "iptables-nft-restore",
+    program::feed(&node.net, tables.restore(), "iptables", &["-w", "5"], &rules(&spec.entries()))
+}
+
+impl Tables {
+    /// The program that takes rules.
+    pub(super) fn restore(self) -> &'static str {
+        match self {
+            Self::Legacy => "iptables-legacy-restore",
+            Self::Nft => "iptables-nft-restore",
+        }
+    }
+}
+
+/// Input for `iptables-restore --noflush`, when one entry has changed: the chains that all entries share as a whole, of
+/// the others only those of this entry.
+pub(super) fn part(entries: &[Entry], changed: &Entry) -> String {
+    let id = hash(&format!("{}{}", changed.name, changed.protocol));
+    let of_endpoint =
+        |endpoint| format!("KUBE-SEP-{}", hash(&format!("{}{}{endpoint}", changed.name, changed.protocol)));
+    let mut own: Vec<String> = changed.endpoints.iter().map(of_endpoint).collect();
+    own.extend([format!("KUBE-SVC-{id}"), format!("KUBE-EXT-{id}")]);
+    let is_part = |line: &&str| {
+        let chain = line.strip_prefix(':').or(line.strip_prefix("-A ")).and_then(|rest| rest.split(' ').next());
+        chain.is_none_or(|chain| {
+            let is_shared = chain.starts_with("KUBE-")
+                && !["KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"].iter().any(|kind| chain.starts_with(kind));
+            is_shared || own.iter().any(|own| own == chain)
+        })
     };
-    program::feed(node, name, "iptables", &["-w", "5"], &rules(&spec.entries()))
+    rules(entries).lines().filter(is_part).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Input for `iptables-restore`.
-fn rules(entries: &[Entry]) -> String {
+pub(super) fn rules(entries: &[Entry]) -> String {
     let mut text = String::from(FILTER);
     text.push_str(NAT_CHAINS);
     let endpoints: usize = entries.iter().map(|entry| entry.endpoints.len()).sum();
@@ -163,6 +188,18 @@ mod tests {
         for share in ["0.2500000000", "0.3333333333", "0.5000000000"] {
             assert!(text.contains(&format!("--probability {share}")), "{share}");
         }
+    }
+
+    #[test]
+    fn a_part_has_all_services_and_the_chains_of_one() {
+        let entries = Spec { services: 50, endpoints: 2 }.entries();
+        let text = part(&entries, &entries[7]);
+        assert_eq!(text.matches("-A KUBE-SERVICES ").count(), entries.len() + 1);
+        assert_eq!(text.matches("\n:KUBE-SVC-").count(), 1);
+        assert_eq!(text.matches("\n:KUBE-SEP-").count(), 2);
+        assert_eq!(text.matches("-j DNAT").count(), 2);
+        // What `--noflush` would add once more is not in it.
+        assert!(!text.contains("-A PREROUTING") && !text.contains(":INPUT") && text.matches("COMMIT").count() == 2);
     }
 
     #[test]

@@ -16,9 +16,9 @@ pub(super) fn program(node: &Node, spec: Spec) -> Result<()> {
     if !has_kernel {
         bail!("this kernel has no IPVS (CONFIG_IP_VS); `modprobe ip_vs` loads it where it is a module");
     }
-    program::feed(node, "ip", "iproute2", &["-batch", "-"], &addresses(spec))?;
+    program::feed(&node.net, "ip", "iproute2", &["-batch", "-"], &addresses(spec))?;
     node.net.sysctl("ipv4/vs/conntrack", "1")?;
-    program::feed(node, "ipvsadm", "ipvsadm", &["--restore"], &servers(spec))
+    program::feed(&node.net, "ipvsadm", "ipvsadm", &["--restore"], &servers(spec))
 }
 
 /// Input for `ip -batch`.

@@ -2,6 +2,7 @@
 //! from another map by a random number.
 
 use std::fmt::Write;
+use std::net::SocketAddrV4;
 
 use anyhow::Result;
 
@@ -13,27 +14,62 @@ const TABLE: &str = "ip kube-proxy";
 
 /// Puts the rules in force.
 pub(super) fn program(node: &Node, spec: Spec) -> Result<()> {
-    program::feed(node, "nft", "nftables", &["-f", "-"], &rules(&spec.entries()))
+    program::feed(&node.net, "nft", "nftables", &["-f", "-"], &rules(&spec.entries()))
+}
+
+/// Input for `nft -f` when the last endpoint of an entry has become another one.
+pub(super) fn part(before: &Entry, after: &Entry) -> String {
+    let Entry { name, vip, protocol, .. } = after;
+    let service = service_chain(after);
+    let (Some(old), Some(new)) = (before.endpoints.last(), after.endpoints.last()) else { return String::new() };
+    let (gone, added) = (endpoint_chain(name, protocol, old), endpoint_chain(name, protocol, new));
+    let choices: Vec<String> = after
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(place, endpoint)| format!("{place} : goto {}", endpoint_chain(name, protocol, endpoint)))
+        .collect();
+    format!(
+        "add chain {TABLE} {added}\nflush chain {TABLE} {added}\n\
+         add rule {TABLE} {added} ip saddr {} jump mark-for-masquerade\n\
+         add rule {TABLE} {added} meta l4proto {protocol} dnat to {new}\n\
+         flush chain {TABLE} {service}\n\
+         add rule {TABLE} {service} ip daddr {vip} ip saddr != {CLUSTER} jump mark-for-masquerade\n\
+         add rule {TABLE} {service} numgen random mod {} vmap {{ {} }}\n\
+         flush chain {TABLE} {gone}\ndelete chain {TABLE} {gone}\n",
+        new.ip(),
+        choices.len(),
+        choices.join(" , ")
+    )
+}
+
+fn path(name: &str, protocol: &str) -> String {
+    name.replacen(':', &format!("/{protocol}/"), 1)
+}
+
+fn service_chain(entry: &Entry) -> String {
+    format!("service-{}-{}", &hash(&entry.name)[..8], path(&entry.name, entry.protocol))
+}
+
+fn endpoint_chain(name: &str, protocol: &str, endpoint: &SocketAddrV4) -> String {
+    let id = &hash(&format!("{name}{}", endpoint.ip()))[..8];
+    format!("endpoint-{id}-{}__{}/{}", path(name, protocol), endpoint.ip(), endpoint.port())
 }
 
 /// Input for `nft -f`: one transaction.
-fn rules(entries: &[Entry]) -> String {
+pub(super) fn rules(entries: &[Entry]) -> String {
     let mut text = BASE
         .replace("TABLE", TABLE)
         .replace("SERVICES", SERVICES)
         .replace("NODE_ADDRESS", &Side::Outside.gateway().to_string());
     for entry in entries {
         let Entry { name, vip, protocol, port, node_port, .. } = entry;
-        let path = name.replacen(':', &format!("/{protocol}/"), 1);
-        let id = &hash(name)[..8];
-        let (service, external) = (format!("service-{id}-{path}"), format!("external-{id}-{path}"));
+        let service = service_chain(entry);
+        let external = format!("external-{}-{}", &hash(name)[..8], path(name, protocol));
         let endpoints: Vec<(String, String)> = entry
             .endpoints
             .iter()
-            .map(|endpoint| {
-                let id = &hash(&format!("{name}{}", endpoint.ip()))[..8];
-                (format!("endpoint-{id}-{path}__{}/{}", endpoint.ip(), endpoint.port()), endpoint.to_string())
-            })
+            .map(|endpoint| (endpoint_chain(name, protocol, endpoint), endpoint.to_string()))
             .collect();
         let _ = writeln!(text, "add chain {TABLE} {service}");
         for (chain, _) in &endpoints {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::rig::node::Node;
+use crate::rig::namespace::Namespace;
 
 /// The path of a program, also where a user's `PATH` does not look.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
@@ -15,14 +15,14 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// Hands a program its input inside the node's namespace.
-pub(super) fn feed(node: &Node, program: &str, package: &str, arguments: &[&str], input: &str) -> Result<()> {
+/// Hands a program its input inside a namespace.
+pub(super) fn feed(net: &Namespace, program: &str, package: &str, arguments: &[&str], input: &str) -> Result<()> {
     let Some(path) = find(program) else {
         bail!("there is no program `{program}` here (package {package})");
     };
     // Whoever locks the rules of this namespace does not hold up others.
     let lock = std::env::temp_dir().join(format!("fairlead-bench-{}.lock", std::process::id()));
-    let done = node.net.run(|| {
+    let done = net.run(|| {
         let mut child = Command::new(&path)
             .args(arguments)
             .env("XTABLES_LOCKFILE", &lock)
