@@ -1,16 +1,18 @@
-//! What it takes to put a change of services in force: one endpoint of one service, and all services at once.
+//! What it takes to put a change of services in force: one endpoint of one service, all services at once, and the whole way
+//! from the API server.
 //!
 //! Time counts from where the change is decided to where the kernel holds it: for ours, a call of the library that the
 //! node daemon uses; for a peer, the program that kube-proxy starts, with what it hands it.
 
 mod all;
-
+mod cluster;
 mod one;
 mod ours;
+mod patch;
 
 pub(crate) use all::ChangeAll;
-
 pub(crate) use one::ChangeOne;
+pub(crate) use patch::ChangePatch;
 
 use anyhow::{Context, Result, bail};
 

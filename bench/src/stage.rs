@@ -2,7 +2,8 @@
 //! own can be put.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -37,7 +38,7 @@ pub struct Stage {
     rigs: BTreeMap<(Proxy, Spec), Result<Rig, String>>,
     // After what is in it.
     sandbox: Sandbox,
-    _guard: Guard,
+    guard: Guard,
 }
 
 impl Stage {
@@ -48,15 +49,7 @@ impl Stage {
     pub fn new(options: Options, core: usize, seed: u64) -> Result<Self> {
         let sandbox = Sandbox::new()?;
         let guard = Guard::start(&sandbox)?;
-        Ok(Self {
-            options,
-            core,
-            draw: Draw::new(seed),
-            notes: BTreeMap::new(),
-            rigs: BTreeMap::new(),
-            sandbox,
-            _guard: guard,
-        })
+        Ok(Self { options, core, draw: Draw::new(seed), notes: BTreeMap::new(), rigs: BTreeMap::new(), sandbox, guard })
     }
 
     /// A folder for pins and a cgroup that nobody else uses. They go with the stage.
@@ -69,6 +62,14 @@ impl Stage {
             std::fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         Ok(place)
+    }
+
+    /// Has a process ended that would outlive this one, should it be killed; `mark` is in its command line.
+    ///
+    /// # Errors
+    /// The process that looks after it is gone.
+    pub fn watch(&self, child: &Child, mark: &Path) -> Result<()> {
+        self.guard.watch(child, mark)
     }
 
     /// A node that is programmed so; made when it is asked for the first time, and kept.
