@@ -5,16 +5,16 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use aya::Pod as Plain;
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Counter, FlowKey, FlowValue, Group, MemberKey, Pod, Range, RangeKey,
-    ServiceKey, ServiceValue, SourcePool, Trace, V4, V6, map,
+    AffinityKey, AffinityValue, Backend, Counter, Group, MemberKey, Pod, Range, RangeKey, ServiceKey, ServiceValue,
+    SourcePool, Trace, V4, V6, map,
 };
 
 use crate::desired::Key;
 use crate::error::DatapathError;
+use crate::flows::Flows;
 use crate::sys::MappedWords;
 use crate::tables::{Capacity, Found, Set, Step, Tables};
 
@@ -32,14 +32,14 @@ pub(crate) struct Kernel {
     netns: HashMap<MapData, u64, Pod>,
     pods: HashMap<MapData, V6, Pod>,
     uplinks: HashMap<MapData, u32, SourcePool>,
-    flows4: HashMap<MapData, FlowKey<V4>, FlowValue<V4>>,
-    flows6: HashMap<MapData, FlowKey<V6>, FlowValue<V6>>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
     counters: PerCpuArray<MapData, u64>,
     trace: PerCpuArray<MapData, Trace>,
     groups: MappedWords,
     slots: MappedWords,
     backends: MappedWords,
+    flows4: Flows,
+    flows6: Flows,
     /// System calls made so far to carry out steps.
     pub(crate) calls: usize,
 }
@@ -65,14 +65,14 @@ impl Kernel {
             netns: typed(dir, map::NETNS)?,
             pods: typed(dir, map::PODS)?,
             uplinks: typed(dir, map::UPLINKS)?,
-            flows4: typed(dir, map::FLOWS4)?,
-            flows6: typed(dir, map::FLOWS6)?,
             affinity: typed(dir, map::AFFINITY)?,
             counters: typed(dir, map::COUNTERS)?,
             trace: typed(dir, map::TRACE)?,
             groups,
             slots,
             backends,
+            flows4: Flows::open::<V4>(dir, map::FLOWS4)?,
+            flows6: Flows::open::<V6>(dir, map::FLOWS6)?,
             calls: 0,
         })
     }
@@ -261,15 +261,11 @@ impl Kernel {
 
     /// Flows of IPv4 and IPv6 in the tables.
     pub(crate) fn flows(&self) -> (usize, usize) {
-        (count(&self.flows4), count(&self.flows6))
+        (self.flows4.count(), self.flows6.count())
     }
 }
 
-fn count<K: Plain, V: Plain>(map: &HashMap<MapData, K, V>) -> usize {
-    map.keys().filter(Result::is_ok).count()
-}
-
-fn failed(map: &'static str) -> impl Fn(MapError) -> DatapathError {
+pub(crate) fn failed(map: &'static str) -> impl Fn(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source: Box::new(source) }
 }
 
@@ -285,7 +281,7 @@ fn pinned(dir: &Path, name: &'static str) -> Result<MapData, DatapathError> {
     MapData::from_pin(dir.join(name)).map_err(failed(name))
 }
 
-fn typed<M>(dir: &Path, name: &'static str) -> Result<M, DatapathError>
+pub(crate) fn typed<M>(dir: &Path, name: &'static str) -> Result<M, DatapathError>
 where
     M: TryFrom<Map, Error = MapError>,
 {

@@ -15,6 +15,7 @@ mod config;
 mod desired;
 mod error;
 mod explain;
+mod flows;
 mod fragments;
 mod interface;
 mod kernel;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use aya::programs::{CgroupSockAddr, ProgramError, ProgramType, SchedClassifier, Xdp};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use fairlead_abi::{Net4, Net6, Node, map};
+use fairlead_abi::{FlowShape, Net4, Net6, Node, map};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::config::Config;
 use crate::error::DatapathError;
+use crate::flows;
 use crate::netns_cookie;
 
 /// The BPF object; empty in a build without the BPF tool chain.
@@ -71,6 +72,7 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
         loader.map_max_entries(name, entries);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Object(Box::new(source)))?;
+    flows::shape(&pins.maps)?;
     for name in XDP {
         ready_xdp(&mut ebpf, name)?;
     }
@@ -94,8 +96,8 @@ fn sizes(config: &Config) -> [(&'static str, u32); 14] {
         (map::BACKENDS, config.backends),
         (map::MEMBERS, config.backends),
         (map::SLOTS, config.slots),
-        (map::FLOWS4, config.flows),
-        (map::FLOWS6, config.flows),
+        (map::FLOWS4, FlowShape::buckets(config.flows)),
+        (map::FLOWS6, FlowShape::buckets(config.flows)),
         (map::SOCKETS, config.flows),
         (map::AFFINITY, config.flows),
         (map::NETNS, PODS_MAX),

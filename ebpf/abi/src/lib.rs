@@ -20,7 +20,7 @@ pub use client::{
     SocketValue,
 };
 pub use counter::Counter;
-pub use flow::{FlowFlags, FlowKey, FlowValue};
+pub use flow::{FLOW_LOCKS, FLOW_PLACES, FLOW_SEEDS, FlowBucket, FlowEntry, FlowFlags, FlowKey, FlowShape, FlowValue};
 pub use node::{Net4, Net6, Node, SourcePool};
 pub use service::{Group, Range, ServiceKey, ServiceValue};
 pub use trace::{Trace, TraceSteps};
@@ -99,10 +99,12 @@ pub mod map {
     pub const RANGES: &str = "RANGES";
     /// LRU hash: [`crate::AffinityKey`] to [`crate::AffinityValue`].
     pub const AFFINITY: &str = "AFFINITY";
-    /// LRU hash: [`crate::FlowKey`] of IPv4 to [`crate::FlowValue`].
+    /// Mapped array of [`crate::FlowBucket`] of IPv4.
     pub const FLOWS4: &str = "FLOWS4";
-    /// LRU hash: [`crate::FlowKey`] of IPv6 to [`crate::FlowValue`].
+    /// Mapped array of [`crate::FlowBucket`] of IPv6.
     pub const FLOWS6: &str = "FLOWS6";
+    /// One-entry array of [`crate::FlowShape`].
+    pub const FLOW_SHAPE: &str = "FLOW_SHAPE";
     /// LRU hash: [`crate::FragmentKey`] to [`crate::FragmentValue`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// One-entry array: index of the interface through which the daemon takes fragments that came before the first of

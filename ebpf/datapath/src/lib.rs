@@ -2,6 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod checksum;
 pub mod choice;
 pub mod crc32c;

@@ -10,10 +10,11 @@ use fairlead_abi::{
 use fairlead_packet::choice;
 
 use crate::family::Family;
-use crate::flow::{BPF_NOEXIST, forget, is_stale, partner};
+use crate::flow::{forget, is_stale, partner};
 use crate::maps::{self, node, ticks};
 use crate::parse::{Action, Packet, Verdict};
 use crate::state::{State, state, step};
+use crate::table::{self, Draft};
 use crate::trace::{self, DRY};
 
 /// How the noting of a new flow went.
@@ -151,7 +152,7 @@ fn step_draw<F: Family, const MODE: u8>(source: u32, place: u32) -> u32 {
     let addresses = pool.map_or(0, F::sources);
     let host = source_of(verdict, pool, if place >= addresses { place - addresses } else { place });
     leave_by(packet, verdict, any_port(&host));
-    F::flows().get_ptr(reply_key(packet, verdict)).is_none() as u32
+    table::find::<F>(&reply_key(packet, verdict)).is_none() as u32
 }
 
 /// Sets the verdict's source address to one of a pool's, and says which of its ports the host uses itself.
@@ -211,30 +212,11 @@ fn step_claim<F: Family, const MODE: u8>(now: u32) -> u32 {
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return 0;
     };
-    let key = reply_key(packet, verdict);
-    let mut update = BPF_NOEXIST;
-    if let Some(held) = F::flows().get_ptr(&key) {
-        // SAFETY: as in `follow`.
-        let held = unsafe { &*held };
-        // Ours, of which only this half is left, or a holder that is done.
-        let ours = F::same(&held.src, &packet.dst)
-            && F::same(&held.dst, &packet.src)
-            && u16::from_ne_bytes(held.sport) == u16::from_ne_bytes(packet.dport)
-            && u16::from_ne_bytes(held.dport) == u16::from_ne_bytes(packet.sport);
-        if !ours {
-            if !is_stale::<F>(&key, held, now) {
-                return 0;
-            }
-            if MODE != DRY {
-                forget::<F>(&key, held);
-            }
-        }
-        update = 0;
-    }
-    if MODE == DRY {
-        return 1;
-    }
-    let value = FlowValue {
+    let Some(Draft { key, value, .. }) = table::draft::<F>() else {
+        return 0;
+    };
+    *key = reply_key(packet, verdict);
+    *value = FlowValue {
         src: packet.dst,
         dst: packet.src,
         sport: packet.dport,
@@ -244,7 +226,28 @@ fn step_claim<F: Family, const MODE: u8>(now: u32) -> u32 {
         life: verdict.life,
         seen: now,
     };
-    F::flows().insert(&key, &value, update).is_ok() as u32
+    if MODE != DRY && table::insert::<F>(false) {
+        return 1;
+    }
+    if let Some(held) = table::find::<F>(key) {
+        // Ours, of which only this half is left, or a holder that is done.
+        let ours = F::same(&held.src, &packet.dst)
+            && F::same(&held.dst, &packet.src)
+            && u16::from_ne_bytes(held.sport) == u16::from_ne_bytes(packet.dport)
+            && u16::from_ne_bytes(held.dport) == u16::from_ne_bytes(packet.sport);
+        if !ours {
+            if !is_stale::<F>(key, held, now) {
+                return 0;
+            }
+            if MODE != DRY {
+                forget::<F>(key, held);
+            }
+        }
+    }
+    if MODE == DRY {
+        return 1;
+    }
+    table::insert::<F>(true) as u32
 }
 
 step!(
@@ -260,8 +263,11 @@ fn step_enter<F: Family, const MODE: u8>(now: u32) -> u32 {
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return Noted::NO_ENTRY;
     };
-    let key = packet.key();
-    let value = FlowValue {
+    let Some(Draft { key, value, .. }) = table::draft::<F>() else {
+        return Noted::NO_ENTRY;
+    };
+    *key = packet.key();
+    *value = FlowValue {
         src: verdict.src,
         dst: verdict.dst,
         sport: verdict.sport,
@@ -271,14 +277,12 @@ fn step_enter<F: Family, const MODE: u8>(now: u32) -> u32 {
         life: verdict.life,
         seen: now,
     };
-    if F::flows().insert(&key, &value, BPF_NOEXIST).is_ok() {
+    if table::insert::<F>(false) {
         return Noted::YES;
     }
     // Another CPU was faster with a packet of the same flow: its way goes. Anything else under this key is of the other
     // kind of hook, and out of date.
-    if let Some(held) = F::flows().get_ptr(&key) {
-        // SAFETY: as in `follow`.
-        let held = unsafe { &*held };
+    if let Some(held) = table::find::<F>(key) {
         if (held.flags ^ value.flags) & (FlowFlags::POD | FlowFlags::REPLY) == 0 {
             let same = F::same(&held.src, &value.src)
                 && F::same(&held.dst, &value.dst)
@@ -290,10 +294,10 @@ fn step_enter<F: Family, const MODE: u8>(now: u32) -> u32 {
             verdict.dport = held.dport;
             verdict.flags = held.flags;
             if !same {
-                let _ = F::flows().remove(partner::<F>(&key, &value));
+                table::remove::<F>(&partner::<F>(key, value));
             }
             return Noted::YES;
         }
     }
-    if F::flows().insert(&key, &value, 0).is_ok() { Noted::YES } else { Noted::NO_ENTRY }
+    if table::insert::<F>(true) { Noted::YES } else { Noted::NO_ENTRY }
 }

@@ -23,6 +23,7 @@ use crate::header::{ATOMIC, FIXED_GSO, Make, RECOMPUTE, make_room, resize, store
 use crate::maps::{self, MEMBERS, count, node};
 use crate::parse::{Kind, LATER, Packet, WHOLE, complete};
 use crate::skb::{NEXT, SHOT};
+use crate::table;
 
 /// From [`decapsulate`]: not for us; the packet is as it was.
 pub(crate) const LEAVE: u32 = u32::MAX - 1;
@@ -401,7 +402,6 @@ fn step_unwrap_error<F: Family>(ctx: &TcContext) -> i32 {
 /// Whether packets like this are sent to their endpoint's node in other packets.
 #[inline(always)]
 fn is_wrapped<F: Family>(packet: &Packet<F>) -> bool {
-    // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-    let flags = F::flows().get_ptr(packet.key()).map_or(0, |flow| unsafe { (*flow).flags });
+    let flags = table::find::<F>(&packet.key()).map_or(0, |flow| flow.flags);
     flags & FlowFlags::DSR_IPIP != 0
 }

@@ -1,10 +1,10 @@
 //! The two families of addresses. Everything that decides is written once, over [`Family`].
 
-use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::maps::{Array, HashMap};
 use fairlead_abi::{
-    Backend, FlowKey, FlowValue, NON_MASQUERADE_MAX, SOURCES_MAX, ServiceKey, ServiceValue, SourcePool, V6,
+    Backend, FLOW_SEEDS, FlowBucket, FlowKey, NON_MASQUERADE_MAX, SOURCES_MAX, ServiceKey, ServiceValue, SourcePool, V6,
 };
-use fairlead_packet::{checksum, choice, net};
+use fairlead_packet::{bucket, checksum, choice, net};
 
 use crate::maps::{self, node};
 
@@ -29,8 +29,12 @@ pub(crate) trait Family: Copy + 'static {
     /// ICMP type of an echo reply.
     const ECHO_REPLY: u8;
 
-    /// The flows of this family.
-    fn flows() -> &'static LruHashMap<FlowKey<Self::Addr>, FlowValue<Self::Addr>>;
+    /// The flows of this family, for `table`.
+    fn flows() -> &'static Array<FlowBucket<Self::Addr>>;
+    /// The hash of a flow's key, see [`bucket::hash`].
+    fn flow_hash(key: &FlowKey<Self::Addr>, seeds: &[u64; FLOW_SEEDS]) -> u32;
+    /// Whether two keys are the same.
+    fn same_key(a: &FlowKey<Self::Addr>, b: &FlowKey<Self::Addr>) -> bool;
     /// The services of this family.
     fn services() -> &'static HashMap<ServiceKey<Self::Addr>, ServiceValue>;
     /// The address in the form of the tables of both families.
@@ -82,6 +86,14 @@ pub(crate) struct Ip4;
 #[derive(Clone, Copy)]
 pub(crate) struct Ip6;
 
+/// A key as words of either size.
+#[inline(always)]
+fn key_words<A, W>(key: &FlowKey<A>) -> &W {
+    const { assert!(size_of::<W>() == size_of::<FlowKey<A>>() && align_of::<W>() <= align_of::<FlowKey<A>>()) }
+    // SAFETY: of the same size, aligned, without padding; used with arrays of numbers alone.
+    unsafe { &*core::ptr::from_ref(key).cast::<W>() }
+}
+
 /// The bytes of an address.
 #[inline(always)]
 fn bytes(words: &[u32; 4]) -> V6 {
@@ -101,8 +113,19 @@ impl Family for Ip4 {
     const ECHO_REPLY: u8 = net::ECHO_REPLY;
 
     #[inline(always)]
-    fn flows() -> &'static LruHashMap<FlowKey<u32>, FlowValue<u32>> {
+    fn flows() -> &'static Array<FlowBucket<u32>> {
         &maps::FLOWS4
+    }
+
+    #[inline(always)]
+    fn flow_hash(key: &FlowKey<u32>, seeds: &[u64; FLOW_SEEDS]) -> u32 {
+        bucket::hash(key_words::<_, [u32; 4]>(key), seeds)
+    }
+
+    #[inline(always)]
+    fn same_key(a: &FlowKey<u32>, b: &FlowKey<u32>) -> bool {
+        let (a, b): (&[u64; 2], &[u64; 2]) = (key_words(a), key_words(b));
+        a[0] == b[0] && a[1] == b[1]
     }
 
     #[inline(always)]
@@ -198,8 +221,19 @@ impl Family for Ip6 {
     const ECHO_REPLY: u8 = net::ECHO_REPLY6;
 
     #[inline(always)]
-    fn flows() -> &'static LruHashMap<FlowKey<[u32; 4]>, FlowValue<[u32; 4]>> {
+    fn flows() -> &'static Array<FlowBucket<[u32; 4]>> {
         &maps::FLOWS6
+    }
+
+    #[inline(always)]
+    fn flow_hash(key: &FlowKey<[u32; 4]>, seeds: &[u64; FLOW_SEEDS]) -> u32 {
+        bucket::hash(key_words::<_, [u32; 10]>(key), seeds)
+    }
+
+    #[inline(always)]
+    fn same_key(a: &FlowKey<[u32; 4]>, b: &FlowKey<[u32; 4]>) -> bool {
+        let (a, b): (&[u64; 5], &[u64; 5]) = (key_words(a), key_words(b));
+        a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4]
     }
 
     #[inline(always)]

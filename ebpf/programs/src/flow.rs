@@ -1,7 +1,7 @@
 //! Known flows. See [`fairlead_abi::FlowKey`] for what an entry says, and `create` for new ones.
 //!
 //! Either entry of a flow can be computed from the other, so whichever survives (the tables forget what was not used
-//! for longest) restores its partner, at the first packet of a tick.
+//! for longest) restores its partner, within a few ticks of its next packet.
 
 use fairlead_abi::{Backend, Counter, FlowFlags, FlowKey, FlowValue, TraceSteps, idle, proto};
 use fairlead_packet::net;
@@ -10,9 +10,11 @@ use crate::family::Family;
 use crate::hook::Hook;
 use crate::maps::{self, node, ticks};
 use crate::parse::{Action, Packet, Verdict};
+use crate::table;
 use crate::trace::{self, DRY, FAST_OUT, is_fast};
 
-pub(crate) const BPF_NOEXIST: u64 = 1;
+/// Ticks, a power of two, after which a flow looks after its partner and its place in the table.
+const REFRESH: u32 = 16;
 
 /// What XDP does not carry out.
 const NOT_PLAIN: u32 = FlowFlags::TRANSMIT
@@ -27,12 +29,9 @@ const NOT_PLAIN: u32 = FlowFlags::TRANSMIT
 #[inline(always)]
 pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, hook: Hook) -> bool {
     let key = packet.key();
-    let Some(flow) = F::flows().get_ptr_mut(&key) else {
+    let Some(flow) = table::get::<F>(&key) else {
         return false;
     };
-    // SAFETY: the map returned a pointer to a value that lives on for the run of the program; fields are words that may
-    // be overwritten by another CPU, with values as good as ours.
-    let flow = unsafe { &mut *flow };
     let flags = flow.flags;
     if is_fast(MODE) && flags & NOT_PLAIN != 0 && !(MODE == FAST_OUT && flags & NOT_PLAIN == FlowFlags::TRANSMIT) {
         verdict.action = Action::Leave;
@@ -84,8 +83,14 @@ pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mu
         return false;
     }
     let now = ticks();
-    if MODE != DRY && flow.seen != now && !refresh::<F>(&key, flow, now) {
-        return false;
+    if MODE != DRY && flow.seen != now {
+        let before = flow.seen;
+        flow.seen = now;
+        // Not all flows at once.
+        let shift = u16::from_be_bytes(packet.sport) as u32;
+        if (before.wrapping_add(shift) ^ now.wrapping_add(shift)) >= REFRESH && !refresh::<F>(&key, flow, now) {
+            return false;
+        }
     }
     trace::step::<MODE>(TraceSteps::FLOW_HIT);
     verdict.src = flow.src;
@@ -139,9 +144,7 @@ fn leads_to<F: Family>(flow: &FlowValue<F::Addr>, key: &FlowKey<F::Addr>) -> boo
 /// The other entry of a flow, if it is there.
 #[inline(always)]
 fn other<F: Family>(key: &FlowKey<F::Addr>, flow: &FlowValue<F::Addr>) -> Option<&'static mut FlowValue<F::Addr>> {
-    let other = F::flows().get_ptr_mut(partner::<F>(key, flow))?;
-    // SAFETY: as in `follow`.
-    let other = unsafe { &mut *other };
+    let other = table::find::<F>(&partner::<F>(key, flow))?;
     leads_to::<F>(other, key).then_some(other)
 }
 
@@ -149,33 +152,33 @@ fn other<F: Family>(key: &FlowKey<F::Addr>, flow: &FlowValue<F::Addr>) -> Option
 #[inline(never)]
 pub(crate) fn forget<F: Family>(key: &FlowKey<F::Addr>, flow: &FlowValue<F::Addr>) {
     let partner = partner::<F>(key, flow);
-    if let Some(other) = F::flows().get_ptr(&partner) {
-        // SAFETY: as in `follow`.
-        if leads_to::<F>(unsafe { &*other }, key) {
-            let _ = F::flows().remove(&partner);
-        }
+    if table::find::<F>(&partner).is_some_and(|other| leads_to::<F>(other, key)) {
+        table::remove::<F>(&partner);
     }
-    let _ = F::flows().remove(key);
+    table::remove::<F>(key);
 }
 
-/// At the first packet of a tick: keeps the time, and the partner with it. After a long silence the partner's place may
+/// At the first packet of some ticks: keeps the place, and the partner with it. After a long silence the partner's place may
 /// be somebody else's; then the flow is over and `false` comes back.
 #[inline(never)]
 fn refresh<F: Family>(key: &FlowKey<F::Addr>, flow: &mut FlowValue<F::Addr>, now: u32) -> bool {
-    flow.seen = now;
+    table::touch::<F>(key, now);
     if flow.flags & (FlowFlags::DSR_IPIP | FlowFlags::DSR_L2) != 0 {
         return true;
     }
     let partner = partner::<F>(key, flow);
-    if let Some(other) = F::flows().get_ptr(&partner) {
-        // SAFETY: as in `follow`.
-        if leads_to::<F>(unsafe { &*other }, key) {
+    if let Some(other) = table::find::<F>(&partner) {
+        if leads_to::<F>(other, key) {
             return true;
         }
-        let _ = F::flows().remove(key);
+        table::remove::<F>(key);
         return false;
     }
-    let value = FlowValue {
+    let Some(draft) = table::draft::<F>() else {
+        return true;
+    };
+    draft.key = partner;
+    draft.value = FlowValue {
         src: key.dst,
         dst: key.src,
         sport: key.dport,
@@ -185,7 +188,7 @@ fn refresh<F: Family>(key: &FlowKey<F::Addr>, flow: &mut FlowValue<F::Addr>, now
         life: flow.life,
         seen: now,
     };
-    let _ = F::flows().insert(&partner, &value, BPF_NOEXIST);
+    table::insert::<F>(false);
     true
 }
 

@@ -21,6 +21,7 @@ use crate::maps::count;
 use crate::parse::{Kind, LATER, Packet, complete};
 use crate::route;
 use crate::skb::{self, NEXT, SHOT};
+use crate::table;
 
 /// What is to be done with an error, where it is no action of tc.
 struct Next;
@@ -115,8 +116,7 @@ fn flow_of<F: Family>(quoted: &Packet<F>) -> Option<&'static FlowValue<F::Addr>>
         proto: quoted.proto,
         pad: [0; 3],
     };
-    // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-    F::flows().get_ptr(key).map(|flow| unsafe { &*flow })
+    table::find::<F>(&key).map(|flow| &*flow)
 }
 
 /// Where the error's own checksum stands.

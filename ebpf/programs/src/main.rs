@@ -9,7 +9,7 @@
 //! verdict carried out (`xdp` or `skb`; `route`, `answer`, `dsr`, `icmp_error` and `fragment` for what is not a plain
 //! rewrite). Everything is written once over `family`. `explain` runs the same decisions and writes down what `trace`
 //! notes.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod answer;
@@ -51,6 +51,8 @@ mod skb;
 mod sock;
 #[cfg(target_arch = "bpf")]
 mod state;
+#[cfg(target_arch = "bpf")]
+mod table;
 #[cfg(target_arch = "bpf")]
 mod trace;
 #[cfg(target_arch = "bpf")]

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue, Group,
+    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FlowShape, FragmentKey, FragmentValue, Group,
     MemberKey, Node, Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V6,
 };
 
@@ -30,9 +30,11 @@ pub(crate) static RANGES: LpmTrie<RangeKey, u32> = LpmTrie::pinned(1, NO_PREALLO
 #[map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::pinned(1, 0);
 #[map]
-pub(crate) static FLOWS4: LruHashMap<FlowKey<u32>, FlowValue<u32>> = LruHashMap::pinned(1, 0);
+pub(crate) static FLOWS4: Array<FlowBucket<u32>> = Array::pinned(1, MAPPED);
 #[map]
-pub(crate) static FLOWS6: LruHashMap<FlowKey<[u32; 4]>, FlowValue<[u32; 4]>> = LruHashMap::pinned(1, 0);
+pub(crate) static FLOWS6: Array<FlowBucket<[u32; 4]>> = Array::pinned(1, MAPPED);
+#[map]
+pub(crate) static FLOW_SHAPE: Array<FlowShape> = Array::pinned(1, 0);
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(1, 0);
 #[map]

@@ -18,6 +18,7 @@ use crate::parse::{Action, Kind, Packet, Verdict};
 use crate::service::{self, Client};
 use crate::skb::{self, NEXT, SHOT};
 use crate::state::{State, state};
+use crate::table;
 use crate::trace::{self, DRY, LIVE};
 use crate::uplink::ports_of;
 
@@ -73,9 +74,7 @@ fn end_translation<F: Family>(packet: &Packet<F>) {
         proto: packet.proto,
         pad: [0; 3],
     };
-    if let Some(known) = F::flows().get_ptr(&back) {
-        // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-        let known = unsafe { &*known };
+    if let Some(known) = table::find::<F>(&back) {
         if known.flags & (FlowFlags::POD | FlowFlags::REPLY) == FlowFlags::POD | FlowFlags::REPLY {
             flow::forget::<F>(&back, known);
         }

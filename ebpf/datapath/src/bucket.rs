@@ -1,0 +1,132 @@
+//! Where an entry of a table of flows is: the hash of its key, and the search of a bucket's tags.
+
+/// Mixes a key's 32-bit words with secret numbers, two words to a multiplication ("multilinear HM", Lemire and Kaser,
+/// Strongly universal string hashing is fast). Whoever does not know the seeds does no better at filling a bucket than
+/// chance. `N` is even, and less than the number of seeds.
+#[inline(always)]
+pub const fn hash<const N: usize, const S: usize>(words: &[u32; N], seeds: &[u64; S]) -> u32 {
+    const { assert!(N.is_multiple_of(2) && N < S) }
+    let mut sum = seeds[0];
+    let mut i = 0;
+    while i < N {
+        let (a, b) = ((words[i] as u64).wrapping_add(seeds[i + 1]), (words[i + 1] as u64).wrapping_add(seeds[i + 2]));
+        sum = sum.wrapping_add(a.wrapping_mul(b));
+        i += 2;
+    }
+    (sum >> 32) as u32
+}
+
+/// The tag of a hash: 15 of the bits that do not tell the bucket, and never zero.
+#[inline(always)]
+pub const fn tag(hash: u32) -> u16 {
+    hash as u16 | 1
+}
+
+const ONES: u64 = 0x0001_0001_0001_0001;
+const TOPS: u64 = 0x8000_8000_8000_8000;
+
+/// Which of sixteen tags, four to a word, are equal to one: a set of places, as a number for [`first`] alone.
+///
+/// All four tags of a word are compared at once. The borrow of one that is equal can make the next look equal, too, but
+/// only one further up: the first is always right.
+#[inline(always)]
+pub const fn find(tags: &[u64; 4], tag: u16) -> u64 {
+    let wanted = tag as u64 * ONES;
+    let mut found = 0;
+    let mut word = 0;
+    while word < 4 {
+        let differ = tags[word] ^ wanted;
+        found |= (differ.wrapping_sub(ONES) & !differ & TOPS) >> (15 - 4 * word);
+        word += 1;
+    }
+    found
+}
+
+/// The first place of a set that is not empty, and the rest of the set.
+#[inline(always)]
+pub const fn first(found: u64) -> (usize, u64) {
+    let bit = found & found.wrapping_neg();
+    ((bit.wrapping_mul(PLACES) >> 60) as usize, found ^ bit)
+}
+
+/// [`find`] sets bit `16 * j + 4 * k` for the tag `j` of word `k`, which is place `4 * k + j`. Multiplying by that bit
+/// moves the number of the place to the top: no loop, and no branches for the verifier to follow one by one.
+const PLACES: u64 = 0x048c_159d_26ae_37bf;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn places(mut found: u64) -> Vec<usize> {
+        let mut places = Vec::new();
+        while found != 0 {
+            let (place, rest) = first(found);
+            places.push(place);
+            found = rest;
+        }
+        places
+    }
+
+    fn words(tags: &[u16; 16]) -> [u64; 4] {
+        core::array::from_fn(|word| {
+            (0..4).fold(0, |sum, tag| sum | u64::from(tags[word * 4 + tag]) << (16 * tag as u32))
+        })
+    }
+
+    #[test]
+    fn each_place_is_found_under_its_own_number() {
+        for place in 0..16 {
+            let mut tags = [0u16; 16];
+            tags[place] = 0x4711;
+            assert_eq!(places(find(&words(&tags), 0x4711)), [place]);
+        }
+        assert_eq!(find(&words(&core::array::from_fn(|place| place as u16 + 1)), 0x4711), 0);
+    }
+
+    #[test]
+    fn the_first_place_is_always_right_and_none_is_missed() {
+        let mut state = 1u32;
+        for _ in 0..200_000 {
+            let tags: [u16; 16] = core::array::from_fn(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // Few values, side by side, so that equal ones and borrows are frequent.
+                (state >> 29) as u16
+            });
+            let found = places(find(&words(&tags), 3));
+            for (place, tag) in tags.iter().enumerate() {
+                assert!(*tag != 3 || found.contains(&place), "{tags:?}: place {place} is missed");
+            }
+            if let Some(place) = found.first() {
+                assert_eq!(tags[*place], 3, "{tags:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_differ_in_one_word_go_everywhere() {
+        let seeds: [u64; 5] = [
+            0x9e37_79b9_7f4a_7c15,
+            0xbf58_476d_1ce4_e5b9,
+            0x94d0_49bb_1331_11eb,
+            0x2545_f491_4f6c_dd1d,
+            0xd6e8_feb8_6659_fd93,
+        ];
+        for word in 0..4 {
+            let mut counts = [0u32; 64];
+            for i in 0..64_000u32 {
+                let mut key = [0x0a00_0001, 0x0a63_0001, 0x5000_9000, 6];
+                key[word] ^= i.swap_bytes();
+                counts[((u64::from(hash(&key, &seeds)) * 64) >> 32) as usize] += 1;
+            }
+            assert!(counts.iter().all(|count| count.abs_diff(1000) < 250), "word {word}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn no_tag_says_that_nobody_is_there() {
+        assert!((0..=u16::MAX).all(|low| tag(low.into()) != 0));
+    }
+}
