@@ -1,29 +1,31 @@
-//! User space's side of the tables of flows: their shape, and how full they are. The entries are the programs' alone.
+//! User space's side of the programs' own tables: their shape, how full those of flows are, and what sockets were given.
+//! The entries are the programs' alone to write.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use aya::maps::{Array, MapData};
-use fairlead_abi::{FLOW_PLACES, FLOW_SEEDS, FlowBucket, FlowShape, map};
+use fairlead_abi::{FlowBucket, PLACES, SEEDS, Shape, SocketBucket, SocketKey, SocketValue, map};
+use fairlead_packet::{bucket, choice};
 
 use crate::error::DatapathError;
-use crate::kernel::{failed, typed, words};
+use crate::kernel::{failed, halves, typed, words};
 use crate::sys::MappedWords;
 
 /// Tells the programs how many buckets there are, and gives the hash its secret numbers. Both stay for as long as the
 /// tables do: a daemon that finds them agrees with the programs that are at work.
 pub(crate) fn shape(dir: &Path) -> Result<(), DatapathError> {
-    let mut map: Array<MapData, FlowShape> = typed(dir, map::FLOW_SHAPE)?;
-    let mut shape = map.get(&0, 0).map_err(failed(map::FLOW_SHAPE))?;
-    let known = (shape.seeds != FlowShape::ZERO.seeds, shape.buckets4, shape.buckets6);
-    (shape.buckets4, shape.buckets6) = (buckets(dir, map::FLOWS4)?, buckets(dir, map::FLOWS6)?);
-    if known == (true, shape.buckets4, shape.buckets6) {
+    let mut map: Array<MapData, Shape> = typed(dir, map::SHAPE)?;
+    let mut shape = map.get(&0, 0).map_err(failed(map::SHAPE))?;
+    let buckets = [buckets(dir, map::FLOWS4)?, buckets(dir, map::FLOWS6)?, buckets(dir, map::SOCKETS)?];
+    if shape.seeds != Shape::ZERO.seeds && [shape.flows4, shape.flows6, shape.sockets] == buckets {
         return Ok(());
     }
+    [shape.flows4, shape.flows6, shape.sockets] = buckets;
     shape.seeds = secret()?;
     // No program has used the tables yet, so nobody is at a lock.
-    map.set(0, shape, 0).map_err(failed(map::FLOW_SHAPE))
+    map.set(0, shape, 0).map_err(failed(map::SHAPE))
 }
 
 fn buckets(dir: &Path, name: &'static str) -> Result<u32, DatapathError> {
@@ -31,11 +33,11 @@ fn buckets(dir: &Path, name: &'static str) -> Result<u32, DatapathError> {
     Ok(data.info().map_err(failed(name))?.max_entries())
 }
 
-fn secret() -> Result<[u64; FLOW_SEEDS], DatapathError> {
+fn secret() -> Result<[u64; SEEDS], DatapathError> {
     const PATH: &str = "/dev/urandom";
     let failed = |source| DatapathError::Io { action: "read random numbers from", path: PATH.into(), source };
     let mut random = File::open(PATH).map_err(failed)?;
-    let mut seeds = FlowShape::ZERO.seeds;
+    let mut seeds = Shape::ZERO.seeds;
     for seed in &mut seeds {
         let mut bytes = [0; 8];
         random.read_exact(&mut bytes).map_err(failed)?;
@@ -61,8 +63,59 @@ impl Flows {
 
     /// Entries. Reads one line of each bucket.
     pub(crate) fn count(&self) -> usize {
-        let tags = |bucket: usize| (0..FLOW_PLACES / 4).map(move |word| bucket * self.bucket_words + word);
+        let tags = |bucket: usize| (0..PLACES / 4).map(move |word| bucket * self.bucket_words + word);
         (0..self.buckets as usize).flat_map(tags).map(|word| taken(self.words.load(word))).sum()
+    }
+}
+
+/// What the socket hooks have given to sockets.
+pub(crate) struct Given {
+    words: MappedWords,
+    buckets: u32,
+    seeds: [u64; SEEDS],
+}
+
+impl Given {
+    /// Opens the pinned table.
+    pub(crate) fn open(dir: &Path) -> Result<Self, DatapathError> {
+        let shape: Array<MapData, Shape> = typed(dir, map::SHAPE)?;
+        let seeds = shape.get(&0, 0).map_err(failed(map::SHAPE))?.seeds;
+        let (words, buckets) = words(dir, map::SOCKETS, size_of::<SocketBucket>() / 8)?;
+        Ok(Self { words, buckets, seeds })
+    }
+
+    /// What is kept under a key. Read as one word after the other: the hooks may be writing.
+    pub(crate) fn get(&self, key: &SocketKey) -> Option<SocketValue> {
+        const BUCKET: usize = size_of::<SocketBucket>() / 8;
+        const ENTRY: usize = size_of::<fairlead_abi::Entry<SocketKey, SocketValue>>() / 8;
+        const ENTRIES: usize = std::mem::offset_of!(SocketBucket, entries) / 8;
+        let wanted = key_words(key);
+        let halves: [u32; 8] = std::array::from_fn(|half| (wanted[half / 2] >> (half % 2 * 32)) as u32);
+        let number = choice::place(bucket::hash(&halves, &self.seeds), self.buckets) as usize;
+        (0..PLACES).find_map(|place| {
+            let start = number * BUCKET + ENTRIES + place * ENTRY;
+            let word = |index: usize| self.words.load(start + index);
+            (std::array::from_fn(word) == wanted).then(|| value_from(std::array::from_fn(|index| word(4 + index))))
+        })
+    }
+}
+
+fn key_words(key: &SocketKey) -> [u64; 4] {
+    let [p, q] = key.port;
+    let [a, b, c, d] = key.pad.to_ne_bytes();
+    let (high, low) = halves(&key.addr);
+    [key.cookie, high, low, u64::from_ne_bytes([p, q, key.back, key.proto, a, b, c, d])]
+}
+
+fn value_from(words: [u64; 4]) -> SocketValue {
+    let bytes = words.map(u64::to_ne_bytes);
+    let half = |word: usize, at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| bytes[word][at + byte]));
+    SocketValue {
+        addr: std::array::from_fn(|byte| bytes[byte / 8][byte % 8]),
+        port: [bytes[2][0], bytes[2][1]],
+        pad: u16::from_ne_bytes([bytes[2][2], bytes[2][3]]),
+        backend: half(2, 4),
+        life: half(3, 0),
     }
 }
 
@@ -83,9 +136,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_and_a_value_are_the_words_of_their_bytes() {
+        let addr = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+        let key = SocketKey { cookie: 0x4711, addr, port: [0, 80], back: 1, proto: 17, pad: 0 };
+        let words = key_words(&key);
+        assert_eq!(words[0], 0x4711);
+        assert_eq!(words[1].to_ne_bytes(), addr[..8]);
+        assert_eq!(words[2].to_ne_bytes(), addr[8..]);
+        assert_eq!(words[3].to_ne_bytes(), [0, 80, 1, 17, 0, 0, 0, 0]);
+        let word = |bytes: [u8; 8]| u64::from_ne_bytes(bytes);
+        let life = [words[1], words[2], word([31, 144, 0, 0, 7, 0, 0, 0]), word([1, 5, 0, 0, 0, 0, 0, 0])];
+        let value = SocketValue { addr, port: [31, 144], pad: 0, backend: 7, life: 0x501 };
+        if cfg!(target_endian = "little") {
+            assert_eq!(value_from(life), value);
+        }
+    }
+
+    #[test]
     fn there_are_places_for_half_as_many_entries_again() {
         for entries in [1, 15, 16, 1000, 262_144, u32::MAX] {
-            let places = u64::from(FlowShape::buckets(entries)) * FLOW_PLACES as u64;
+            let places = u64::from(Shape::buckets(entries)) * PLACES as u64;
             assert!(places * 2 >= u64::from(entries) * 3 && places * 2 < u64::from(entries) * 3 + 32, "{entries}");
         }
     }

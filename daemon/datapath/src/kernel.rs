@@ -307,7 +307,7 @@ fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
     [high, low, life, group]
 }
 
-fn halves(addr: &V6) -> (u64, u64) {
+pub(crate) fn halves(addr: &V6) -> (u64, u64) {
     let (mut high, mut low) = ([0; 8], [0; 8]);
     high.copy_from_slice(&addr[..8]);
     low.copy_from_slice(&addr[8..]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::{CgroupSockAddr, ProgramError, ProgramType, SchedClassifier, Xdp};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use fairlead_abi::{FlowShape, Net4, Net6, Node, map};
+use fairlead_abi::{Net4, Net6, Node, Shape, map};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
@@ -96,9 +96,9 @@ fn sizes(config: &Config) -> [(&'static str, u32); 14] {
         (map::BACKENDS, config.backends),
         (map::MEMBERS, config.backends),
         (map::SLOTS, config.slots),
-        (map::FLOWS4, FlowShape::buckets(config.flows)),
-        (map::FLOWS6, FlowShape::buckets(config.flows)),
-        (map::SOCKETS, config.flows),
+        (map::FLOWS4, Shape::buckets(config.flows)),
+        (map::FLOWS6, Shape::buckets(config.flows)),
+        (map::SOCKETS, Shape::buckets(config.flows)),
         (map::AFFINITY, config.flows),
         (map::NETNS, PODS_MAX),
         (map::FRAGMENTS, FRAGMENTS_MAX),

@@ -24,12 +24,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, Map, MapData};
-use fairlead_abi::{Backend, Bypass, SocketKey, SocketValue, map, mapped, proto};
+use aya::maps::{Array, Map, MapData};
+use fairlead_abi::{Backend, Bypass, SocketKey, map, mapped, proto};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::DatapathError;
+use crate::flows::Given;
 use crate::kernel;
 use crate::netlink::Netlink;
 use crate::netns;
@@ -233,7 +234,7 @@ fn close_here(gone: &[(SocketAddr, u8)], memory: &Memory, report: &mut Report) -
 
 /// What the hooks and the tables know about sockets and endpoints.
 struct Memory {
-    sockets: HashMap<MapData, SocketKey, SocketValue>,
+    given: Given,
     backends: Array<MapData, Backend>,
 }
 
@@ -245,10 +246,7 @@ impl Memory {
             Map::from_map_data(data).map_err(failed)
         };
         let failed = |map| move |source| DatapathError::Map { map, source: Box::new(source) };
-        Ok(Self {
-            sockets: open(map::SOCKETS)?.try_into().map_err(failed(map::SOCKETS))?,
-            backends: open(map::BACKENDS)?.try_into().map_err(failed(map::BACKENDS))?,
-        })
+        Ok(Self { given: Given::open(dir)?, backends: open(map::BACKENDS)?.try_into().map_err(failed(map::BACKENDS))? })
     }
 
     /// Whether a service gave this socket an endpoint that it has no more.
@@ -259,7 +257,7 @@ impl Memory {
         };
         let port = socket.peer.port().to_be_bytes();
         let key = SocketKey { cookie: socket.cookie, addr, port, back: 1, proto, pad: 0 };
-        let Ok(given) = self.sockets.get(&key, 0) else { return false };
+        let Some(given) = self.given.get(&key) else { return false };
         self.backends.get(&given.backend, 0).is_ok_and(|backend| has_lost(given.life, &backend, proto))
     }
 }

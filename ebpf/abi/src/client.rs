@@ -1,6 +1,6 @@
 //! What is remembered about clients: their sockets, their affinities, their fragments, where their pods are.
 
-use crate::{V4, V6};
+use crate::{Bucket, V4, V6};
 
 /// Key of `SOCKETS`: a socket and an address it talks to, before or after translation.
 #[repr(C)]
@@ -35,6 +35,9 @@ pub struct SocketValue {
     /// [`crate::Backend::life`] when it was chosen.
     pub life: u32,
 }
+
+/// A bucket of `SOCKETS`.
+pub type SocketBucket = Bucket<SocketKey, SocketValue>;
 
 /// Key of `AFFINITY`: a client of a group.
 #[repr(C)]
@@ -131,7 +134,7 @@ pub struct Pod {
 }
 
 const _: () = assert!(size_of::<SocketKey>() == 32 && align_of::<SocketKey>() == 8);
-const _: () = assert!(size_of::<SocketValue>() == 28);
+const _: () = assert!(size_of::<SocketValue>() == 28 && size_of::<SocketBucket>() == 17 * 64);
 const _: () = assert!(size_of::<AffinityKey>() == 20 && size_of::<AffinityValue>() == 12);
 const _: () = assert!(size_of::<Bypass>() == 16);
 const _: () = assert!(size_of::<RangeKey>() == 20 && align_of::<RangeKey>() == 1);
@@ -139,12 +142,6 @@ const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentValue>
 const _: () = assert!(size_of::<Pod>() == 36);
 
 // SAFETY: repr(C), every byte is initialised (padding is named), any bit pattern is valid.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for SocketKey {}
-// SAFETY: as above.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for SocketValue {}
-// SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for AffinityKey {}
 // SAFETY: as above.

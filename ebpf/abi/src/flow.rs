@@ -7,12 +7,8 @@
 //!
 //! The reply's key is what a new flow must find free: two flows that would leave under one tuple get different source
 //! ports, whoever their clients are and whichever address they asked for.
-//!
-//! The tables are arrays of buckets, and the programs' own: the kernel's tables that forget what was not used for longest
-//! take half a microsecond for each entry that is new, and a flow has two. A key's hash names one bucket, and a flow that
-//! finds its bucket full takes the place of what was silent there for longest.
 
-use crate::{V4, V6};
+use crate::{Bucket, V4, V6};
 
 /// Key of a flow's entry: the packet as it arrives, before translation.
 #[repr(C, align(8))]
@@ -54,61 +50,8 @@ pub struct FlowValue<A> {
     pub seen: u32,
 }
 
-/// An entry: one line of cache for IPv4, two at most for IPv6.
-#[repr(C, align(32))]
-#[derive(Clone, Copy, Debug)]
-pub struct FlowEntry<A> {
-    /// Its key.
-    pub key: FlowKey<A>,
-    /// Its value.
-    pub value: FlowValue<A>,
-}
-
-/// Entries of a bucket.
-pub const FLOW_PLACES: usize = 16;
-
-/// A bucket of `FLOWS4` or `FLOWS6`. What all lookups read is one line of cache.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct FlowBucket<A> {
-    /// Of each place, 16 bits of its key's hash; 0: nobody is there. Four to a word.
-    pub tags: [u64; FLOW_PLACES / 4],
-    /// Of each place, the lower half of the ticks at its last packet: what was silent for longest gives way first.
-    pub seen: [u16; FLOW_PLACES],
-    /// The places.
-    pub entries: [FlowEntry<A>; FLOW_PLACES],
-}
-
-/// Words of a key, and what goes with them: see [`FlowShape::seeds`].
-pub const FLOW_SEEDS: usize = 11;
-
-/// Locks of [`FlowShape`].
-pub const FLOW_LOCKS: usize = 512;
-
-/// The one entry of `FLOW_SHAPE`: what all programs that share the tables must agree on.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct FlowShape {
-    /// Secret numbers of the hash, so that nobody outside can fill a bucket of his choice.
-    pub seeds: [u64; FLOW_SEEDS],
-    /// Buckets of `FLOWS4`.
-    pub buckets4: u32,
-    /// Buckets of `FLOWS6`.
-    pub buckets6: u32,
-    /// How many writers are at, or want to be at, the buckets whose keys share a lock.
-    pub locks: [u64; FLOW_LOCKS],
-}
-
-impl FlowShape {
-    /// No tables yet.
-    pub const ZERO: Self = Self { seeds: [0; FLOW_SEEDS], buckets4: 0, buckets6: 0, locks: [0; FLOW_LOCKS] };
-
-    /// Buckets for so many entries. Half as many places again as entries: then few buckets are full before the table is.
-    pub const fn buckets(entries: u32) -> u32 {
-        let buckets = (entries as u64 * 3 / 2).div_ceil(FLOW_PLACES as u64) as u32;
-        if buckets == 0 { 1 } else { buckets }
-    }
-}
+/// A bucket of `FLOWS4` or `FLOWS6`.
+pub type FlowBucket<A> = Bucket<FlowKey<A>, FlowValue<A>>;
 
 /// Flags of a flow's entry.
 #[derive(Debug)]
@@ -142,10 +85,4 @@ const _: () = assert!(size_of::<FlowKey<V4>>() == 16 && align_of::<FlowKey<V4>>(
 const _: () = assert!(size_of::<FlowKey<V6>>() == 40);
 const _: () = assert!(size_of::<FlowValue<V4>>() == 28 && align_of::<FlowValue<V4>>() == 4);
 const _: () = assert!(size_of::<FlowValue<V6>>() == 52);
-const _: () = assert!(size_of::<FlowEntry<V4>>() == 64 && size_of::<FlowEntry<V6>>() == 96);
 const _: () = assert!(size_of::<FlowBucket<V4>>() == 17 * 64 && size_of::<FlowBucket<V6>>() == 25 * 64);
-const _: () = assert!(size_of::<FlowShape>() == 88 + 8 + 4096);
-
-// SAFETY: repr(C), every byte is initialised (there is no padding: see the assertion), any bit pattern is valid.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for FlowShape {}

@@ -7,6 +7,7 @@
 #![no_std]
 
 mod backend;
+mod bucket;
 mod client;
 mod counter;
 mod flow;
@@ -15,12 +16,13 @@ mod service;
 mod trace;
 
 pub use backend::{Backend, MemberKey};
+pub use bucket::{Bucket, Entry, FLOW_LOCKS, PLACES, SEEDS, SOCKET_LOCKS, Shape};
 pub use client::{
-    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketKey,
+    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketBucket, SocketKey,
     SocketValue,
 };
 pub use counter::Counter;
-pub use flow::{FLOW_LOCKS, FLOW_PLACES, FLOW_SEEDS, FlowBucket, FlowEntry, FlowFlags, FlowKey, FlowShape, FlowValue};
+pub use flow::{FlowBucket, FlowFlags, FlowKey, FlowValue};
 pub use node::{Net4, Net6, Node, SourcePool};
 pub use service::{Group, Range, ServiceKey, ServiceValue};
 pub use trace::{Trace, TraceSteps};
@@ -103,14 +105,14 @@ pub mod map {
     pub const FLOWS4: &str = "FLOWS4";
     /// Mapped array of [`crate::FlowBucket`] of IPv6.
     pub const FLOWS6: &str = "FLOWS6";
-    /// One-entry array of [`crate::FlowShape`].
-    pub const FLOW_SHAPE: &str = "FLOW_SHAPE";
+    /// One-entry array of [`crate::Shape`].
+    pub const SHAPE: &str = "SHAPE";
     /// LRU hash: [`crate::FragmentKey`] to [`crate::FragmentValue`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// One-entry array: index of the interface through which the daemon takes fragments that came before the first of
     /// their packet; 0: none.
     pub const FRAGMENT_TAP: &str = "FRAGMENT_TAP";
-    /// LRU hash: [`crate::SocketKey`] to [`crate::SocketValue`].
+    /// Mapped array of [`crate::SocketBucket`].
     pub const SOCKETS: &str = "SOCKETS";
     /// Hash: cookie of a pod's network namespace to its [`crate::Pod`].
     pub const NETNS: &str = "NETNS";

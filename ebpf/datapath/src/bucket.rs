@@ -9,10 +9,22 @@ pub const fn hash<const N: usize, const S: usize>(words: &[u32; N], seeds: &[u64
     let mut sum = seeds[0];
     let mut i = 0;
     while i < N {
-        let (a, b) = ((words[i] as u64).wrapping_add(seeds[i + 1]), (words[i + 1] as u64).wrapping_add(seeds[i + 2]));
-        sum = sum.wrapping_add(a.wrapping_mul(b));
+        sum = mix(sum, [words[i], words[i + 1]], [seeds[i + 1], seeds[i + 2]]);
         i += 2;
     }
+    finish(sum)
+}
+
+/// A step of [`hash`], which begins with the first seed: two words, with the seeds that are theirs.
+#[inline(always)]
+pub const fn mix(sum: u64, words: [u32; 2], seeds: [u64; 2]) -> u64 {
+    let (a, b) = ((words[0] as u64).wrapping_add(seeds[0]), (words[1] as u64).wrapping_add(seeds[1]));
+    sum.wrapping_add(a.wrapping_mul(b))
+}
+
+/// What comes after all steps.
+#[inline(always)]
+pub const fn finish(sum: u64) -> u32 {
     (sum >> 32) as u32
 }
 

@@ -10,9 +10,9 @@ use fairlead_abi::{
 use fairlead_packet::choice;
 
 use crate::family::Family;
-use crate::flow::{forget, is_stale, partner};
+use crate::flow::{forget, is_stale};
 use crate::maps::{self, node, ticks};
-use crate::parse::{Action, Packet, Verdict};
+use crate::parse::{Action, Packet, Verdict, write_key};
 use crate::state::{State, state, step};
 use crate::table::{self, Draft};
 use crate::trace::{self, DRY};
@@ -215,7 +215,7 @@ fn step_claim<F: Family, const MODE: u8>(now: u32) -> u32 {
     let Some(Draft { key, value, .. }) = table::draft::<F>() else {
         return 0;
     };
-    *key = reply_key(packet, verdict);
+    write_key::<F>(key, [&verdict.dst, &verdict.src], [verdict.dport, verdict.sport], packet.proto);
     *value = FlowValue {
         src: packet.dst,
         dst: packet.src,
@@ -266,7 +266,7 @@ fn step_enter<F: Family, const MODE: u8>(now: u32) -> u32 {
     let Some(Draft { key, value, .. }) = table::draft::<F>() else {
         return Noted::NO_ENTRY;
     };
-    *key = packet.key();
+    write_key::<F>(key, [&packet.src, &packet.dst], [packet.sport, packet.dport], packet.proto);
     *value = FlowValue {
         src: verdict.src,
         dst: verdict.dst,
@@ -294,7 +294,7 @@ fn step_enter<F: Family, const MODE: u8>(now: u32) -> u32 {
             verdict.dport = held.dport;
             verdict.flags = held.flags;
             if !same {
-                table::remove::<F>(&partner::<F>(key, value));
+                table::remove_partner::<F>(key, value);
             }
             return Noted::YES;
         }

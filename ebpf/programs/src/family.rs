@@ -2,10 +2,11 @@
 
 use aya_ebpf::maps::{Array, HashMap};
 use fairlead_abi::{
-    Backend, FLOW_SEEDS, FlowBucket, FlowKey, NON_MASQUERADE_MAX, SOURCES_MAX, ServiceKey, ServiceValue, SourcePool, V6,
+    Backend, FlowBucket, FlowKey, NON_MASQUERADE_MAX, SEEDS, SOURCES_MAX, ServiceKey, ServiceValue, SourcePool, V6,
 };
-use fairlead_packet::{bucket, checksum, choice, net};
+use fairlead_packet::{checksum, choice, net};
 
+use crate::bucket::{hash, words};
 use crate::maps::{self, node};
 
 /// What differs between IPv4 and IPv6.
@@ -31,8 +32,8 @@ pub(crate) trait Family: Copy + 'static {
 
     /// The flows of this family, for `table`.
     fn flows() -> &'static Array<FlowBucket<Self::Addr>>;
-    /// The hash of a flow's key, see [`bucket::hash`].
-    fn flow_hash(key: &FlowKey<Self::Addr>, seeds: &[u64; FLOW_SEEDS]) -> u32;
+    /// The hash of a flow's key, see [`hash`].
+    fn flow_hash(key: &FlowKey<Self::Addr>, seeds: &[u64; SEEDS]) -> u32;
     /// Whether two keys are the same.
     fn same_key(a: &FlowKey<Self::Addr>, b: &FlowKey<Self::Addr>) -> bool;
     /// The services of this family.
@@ -86,14 +87,6 @@ pub(crate) struct Ip4;
 #[derive(Clone, Copy)]
 pub(crate) struct Ip6;
 
-/// A key as words of either size.
-#[inline(always)]
-fn key_words<A, W>(key: &FlowKey<A>) -> &W {
-    const { assert!(size_of::<W>() == size_of::<FlowKey<A>>() && align_of::<W>() <= align_of::<FlowKey<A>>()) }
-    // SAFETY: of the same size, aligned, without padding; used with arrays of numbers alone.
-    unsafe { &*core::ptr::from_ref(key).cast::<W>() }
-}
-
 /// The bytes of an address.
 #[inline(always)]
 fn bytes(words: &[u32; 4]) -> V6 {
@@ -118,13 +111,13 @@ impl Family for Ip4 {
     }
 
     #[inline(always)]
-    fn flow_hash(key: &FlowKey<u32>, seeds: &[u64; FLOW_SEEDS]) -> u32 {
-        bucket::hash(key_words::<_, [u32; 4]>(key), seeds)
+    fn flow_hash(key: &FlowKey<u32>, seeds: &[u64; SEEDS]) -> u32 {
+        hash(words::<_, [u32; 4]>(key), seeds)
     }
 
     #[inline(always)]
     fn same_key(a: &FlowKey<u32>, b: &FlowKey<u32>) -> bool {
-        let (a, b): (&[u64; 2], &[u64; 2]) = (key_words(a), key_words(b));
+        let (a, b): (&[u64; 2], &[u64; 2]) = (words(a), words(b));
         a[0] == b[0] && a[1] == b[1]
     }
 
@@ -226,13 +219,13 @@ impl Family for Ip6 {
     }
 
     #[inline(always)]
-    fn flow_hash(key: &FlowKey<[u32; 4]>, seeds: &[u64; FLOW_SEEDS]) -> u32 {
-        bucket::hash(key_words::<_, [u32; 10]>(key), seeds)
+    fn flow_hash(key: &FlowKey<[u32; 4]>, seeds: &[u64; SEEDS]) -> u32 {
+        hash(words::<_, [u32; 10]>(key), seeds)
     }
 
     #[inline(always)]
     fn same_key(a: &FlowKey<[u32; 4]>, b: &FlowKey<[u32; 4]>) -> bool {
-        let (a, b): (&[u64; 5], &[u64; 5]) = (key_words(a), key_words(b));
+        let (a, b): (&[u64; 5], &[u64; 5]) = (words(a), words(b));
         a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4]
     }
 

@@ -153,7 +153,7 @@ fn other<F: Family>(key: &FlowKey<F::Addr>, flow: &FlowValue<F::Addr>) -> Option
 pub(crate) fn forget<F: Family>(key: &FlowKey<F::Addr>, flow: &FlowValue<F::Addr>) {
     let partner = partner::<F>(key, flow);
     if table::find::<F>(&partner).is_some_and(|other| leads_to::<F>(other, key)) {
-        table::remove::<F>(&partner);
+        table::remove_partner::<F>(key, flow);
     }
     table::remove::<F>(key);
 }
@@ -166,18 +166,18 @@ fn refresh<F: Family>(key: &FlowKey<F::Addr>, flow: &mut FlowValue<F::Addr>, now
     if flow.flags & (FlowFlags::DSR_IPIP | FlowFlags::DSR_L2) != 0 {
         return true;
     }
-    let partner = partner::<F>(key, flow);
-    if let Some(other) = table::find::<F>(&partner) {
+    // Not on the stack, which is nearly full here.
+    let Some(draft) = table::draft::<F>() else {
+        return true;
+    };
+    draft.key = partner::<F>(key, flow);
+    if let Some(other) = table::find::<F>(&draft.key) {
         if leads_to::<F>(other, key) {
             return true;
         }
         table::remove::<F>(key);
         return false;
     }
-    let Some(draft) = table::draft::<F>() else {
-        return true;
-    };
-    draft.key = partner;
     draft.value = FlowValue {
         src: key.dst,
         dst: key.src,

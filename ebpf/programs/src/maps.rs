@@ -4,8 +4,8 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FlowShape, FragmentKey, FragmentValue, Group,
-    MemberKey, Node, Pod, RangeKey, ServiceKey, ServiceValue, SocketKey, SocketValue, SourcePool, Trace, V6,
+    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FragmentKey, FragmentValue, Group, MemberKey, Node,
+    Pod, RangeKey, ServiceKey, ServiceValue, Shape, SocketBucket, SourcePool, Trace, V6,
 };
 
 /// `BPF_F_MMAPABLE`: user space stores into these arrays without system calls.
@@ -34,13 +34,13 @@ pub(crate) static FLOWS4: Array<FlowBucket<u32>> = Array::pinned(1, MAPPED);
 #[map]
 pub(crate) static FLOWS6: Array<FlowBucket<[u32; 4]>> = Array::pinned(1, MAPPED);
 #[map]
-pub(crate) static FLOW_SHAPE: Array<FlowShape> = Array::pinned(1, 0);
+pub(crate) static SHAPE: Array<Shape> = Array::pinned(1, 0);
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(1, 0);
 #[map]
 pub(crate) static FRAGMENT_TAP: Array<u32> = Array::pinned(1, 0);
 #[map]
-pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::pinned(1, 0);
+pub(crate) static SOCKETS: Array<SocketBucket> = Array::pinned(1, MAPPED);
 #[map]
 pub(crate) static NETNS: HashMap<u64, Pod> = HashMap::pinned(4096, 0);
 #[map]

@@ -76,6 +76,19 @@ struct KeyWords<F: Family> {
     proto: u32,
 }
 
+/// Writes a key by words, where it is to be. See [`Packet::key`] for why.
+#[inline(always)]
+pub(crate) fn write_key<F: Family>(to: &mut FlowKey<F::Addr>, addrs: [&F::Addr; 2], ports: [[u8; 2]; 2], proto: u8) {
+    let to = core::ptr::from_mut(to).cast::<KeyWords<F>>();
+    // SAFETY: of the same size and layout, and any bits are a key. The target is little-endian.
+    unsafe {
+        (*to).src = *addrs[0];
+        (*to).dst = *addrs[1];
+        (*to).ports = u16::from_ne_bytes(ports[0]) as u32 | (u16::from_ne_bytes(ports[1]) as u32) << 16;
+        (*to).proto = proto as u32;
+    }
+}
+
 impl<F: Family> Packet<F> {
     /// Nothing read yet.
     // SAFETY: numbers alone, for which zero is a value.

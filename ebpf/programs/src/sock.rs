@@ -14,11 +14,16 @@ mod context;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::maps::Array;
 use aya_ebpf::programs::SockAddrContext;
-use fairlead_abi::{Backend, Counter, Pod, ServiceValue, SocketKey, SocketValue, V6, mapped, proto};
+use fairlead_abi::{
+    Backend, Counter, Pod, SEEDS, SOCKET_LOCKS, ServiceValue, Shape, SocketBucket, SocketKey, SocketValue, V6, mapped,
+    proto,
+};
 
+use crate::bucket::{self, Table, words};
 use crate::family::{Family, Ip4, Ip6};
-use crate::maps::{self, GROUPS, NETNS, SOCKETS, count, node};
+use crate::maps::{self, GROUPS, NETNS, count, node};
 use crate::service;
 use context::{Context, Ctx4, Ctx6, Name, is_mapped, is_zero};
 
@@ -76,7 +81,6 @@ pub(crate) fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn translate<C: Context>(ctx: &SockAddrContext, sends: bool) -> i32 {
-    let Some(client) = Client::of(ctx) else { return ALLOW };
     let mut to = C::name(ctx);
     to.reach_self();
     // SAFETY: the context is the one the kernel passed in.
@@ -89,12 +93,11 @@ fn translate<C: Context>(ctx: &SockAddrContext, sends: bool) -> i32 {
         }
         return ALLOW;
     };
+    let Some(client) = Client::of(ctx) else { return ALLOW };
     if found.flags & ServiceValue::SOCKETS_ONLY != 0 && !client.is_node {
         return ALLOW;
     }
-    if sends && let Some(known) = SOCKETS.get_ptr(&there) {
-        // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-        let known = unsafe { &*known };
+    if sends && let Some(known) = given(&there) {
         if maps::is_alive(known.backend, known.life) {
             C::put(ctx, &known.addr, known.port);
             return ALLOW;
@@ -230,12 +233,12 @@ fn remember(there: &SocketKey, addr: &V6, id: u32, backend: &Backend) {
     let life = maps::noted(backend.life);
     let mut value = SocketValue { addr: there.addr, port: there.port, pad: 0, backend: id, life };
     let back = SocketKey { addr: *addr, port: backend.port, back: 1, ..*there };
-    let _ = SOCKETS.insert(&back, &value, 0);
+    keep(&back, &value);
     // A UDP socket may send to the service by name, even if it is connected to it.
     if there.proto == proto::UDP {
         value.addr = *addr;
         value.port = backend.port;
-        let _ = SOCKETS.insert(there, &value, 0);
+        keep(there, &value);
     }
 }
 
@@ -244,11 +247,66 @@ fn remember(there: &SocketKey, addr: &V6, id: u32, backend: &Backend) {
 #[inline(always)]
 fn forget(there: &SocketKey) {
     let back = SocketKey { back: 1, ..*there };
-    if let Some(given) = SOCKETS.get_ptr(&back) {
-        // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-        let given = unsafe { &*given };
-        let _ = SOCKETS.remove(&SocketKey { addr: given.addr, port: given.port, ..*there });
-        let _ = SOCKETS.remove(&back);
+    if let Some(given) = given(&back) {
+        bucket::remove::<Sockets>(&SocketKey { addr: given.addr, port: given.port, ..*there });
+        bucket::remove::<Sockets>(&back);
+    }
+}
+
+/// What sockets were given.
+struct Sockets;
+
+impl Table for Sockets {
+    type Key = SocketKey;
+    type Value = SocketValue;
+    const LOCKS: u32 = SOCKET_LOCKS as u32;
+
+    #[inline(always)]
+    fn map() -> &'static Array<SocketBucket> {
+        &maps::SOCKETS
+    }
+
+    #[inline(always)]
+    fn buckets(shape: &Shape) -> u32 {
+        shape.sockets
+    }
+
+    #[inline(always)]
+    fn locks(shape: *mut Shape) -> *mut u64 {
+        // SAFETY: the caller's pointer is to the map's value.
+        unsafe { (&raw mut (*shape).socket_locks).cast() }
+    }
+
+    #[inline(always)]
+    fn hash(key: &SocketKey, seeds: &[u64; SEEDS]) -> u32 {
+        bucket::hash(words::<_, [u32; 8]>(key), seeds)
+    }
+
+    #[inline(always)]
+    fn same(a: &SocketKey, b: &SocketKey) -> bool {
+        let (a, b): (&[u64; 4], &[u64; 4]) = (words(a), words(b));
+        a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+    }
+}
+
+/// What is kept under a key, which is in use now.
+#[inline(always)]
+fn given(key: &SocketKey) -> Option<&'static mut SocketValue> {
+    let home = bucket::home::<Sockets>(key)?;
+    let (entry, place) = bucket::entry(&home, key)?;
+    home.touch(place, maps::ticks());
+    // SAFETY: inside the map's value, which lives on for the run of the program.
+    Some(unsafe { &mut (*entry).value })
+}
+
+/// Keeps a value. One that is there is written over: nobody but this socket has to do with it.
+#[inline(always)]
+fn keep(key: &SocketKey, value: &SocketValue) {
+    match given(key) {
+        Some(known) => *known = *value,
+        None => {
+            bucket::insert::<Sockets>(key, value, true);
+        }
     }
 }
 
@@ -258,9 +316,7 @@ fn show_service<C: Context>(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the context is the one the kernel passed in.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // Only sockets of ours are in the table.
-    if let Some(service) = SOCKETS.get_ptr(&SocketKey { cookie, addr, port, back: 1, proto, pad: 0 }) {
-        // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-        let service = unsafe { &*service };
+    if let Some(service) = given(&SocketKey { cookie, addr, port, back: 1, proto, pad: 0 }) {
         C::put(ctx, &service.addr, service.port);
     }
     ALLOW
