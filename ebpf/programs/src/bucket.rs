@@ -89,9 +89,11 @@ pub(crate) fn home<T: Table>(key: &T::Key) -> Option<Home<T>> {
     Some(Home { bucket, tag: bucket::tag(hash), place: hash as usize & (PLACES - 1), lock })
 }
 
+type EntryOf<T> = Entry<<T as Table>::Key, <T as Table>::Value>;
+
 /// The entry of a key in its bucket, and its place there.
 #[inline(always)]
-pub(crate) fn entry<T: Table>(home: &Home<T>, key: &T::Key) -> Option<(*mut Entry<T::Key, T::Value>, usize)> {
+pub(crate) fn entry<T: Table>(home: &Home<T>, key: &T::Key) -> Option<(*mut EntryOf<T>, usize)> {
     let &Home { bucket, tag, place, .. } = home;
     // SAFETY: the pointer is to a bucket of the map, and a place is less than 16.
     let own = unsafe { (&raw mut (*bucket).entries).cast::<Entry<T::Key, T::Value>>().add(place) };

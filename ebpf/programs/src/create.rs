@@ -282,22 +282,22 @@ fn step_enter<F: Family, const MODE: u8>(now: u32) -> u32 {
     }
     // Another CPU was faster with a packet of the same flow: its way goes. Anything else under this key is of the other
     // kind of hook, and out of date.
-    if let Some(held) = table::find::<F>(key) {
-        if (held.flags ^ value.flags) & (FlowFlags::POD | FlowFlags::REPLY) == 0 {
-            let same = F::same(&held.src, &value.src)
-                && F::same(&held.dst, &value.dst)
-                && u16::from_ne_bytes(held.sport) == u16::from_ne_bytes(value.sport)
-                && u16::from_ne_bytes(held.dport) == u16::from_ne_bytes(value.dport);
-            verdict.src = held.src;
-            verdict.dst = held.dst;
-            verdict.sport = held.sport;
-            verdict.dport = held.dport;
-            verdict.flags = held.flags;
-            if !same {
-                table::remove_partner::<F>(key, value);
-            }
-            return Noted::YES;
+    if let Some(held) = table::find::<F>(key)
+        && (held.flags ^ value.flags) & (FlowFlags::POD | FlowFlags::REPLY) == 0
+    {
+        let same = F::same(&held.src, &value.src)
+            && F::same(&held.dst, &value.dst)
+            && u16::from_ne_bytes(held.sport) == u16::from_ne_bytes(value.sport)
+            && u16::from_ne_bytes(held.dport) == u16::from_ne_bytes(value.dport);
+        verdict.src = held.src;
+        verdict.dst = held.dst;
+        verdict.sport = held.sport;
+        verdict.dport = held.dport;
+        verdict.flags = held.flags;
+        if !same {
+            table::remove_partner::<F>(key, value);
         }
+        return Noted::YES;
     }
     if table::insert::<F>(true) { Noted::YES } else { Noted::NO_ENTRY }
 }

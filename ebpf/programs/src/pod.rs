@@ -74,10 +74,10 @@ fn end_translation<F: Family>(packet: &Packet<F>) {
         proto: packet.proto,
         pad: [0; 3],
     };
-    if let Some(known) = table::find::<F>(&back) {
-        if known.flags & (FlowFlags::POD | FlowFlags::REPLY) == FlowFlags::POD | FlowFlags::REPLY {
-            flow::forget::<F>(&back, known);
-        }
+    if let Some(known) = table::find::<F>(&back)
+        && known.flags & (FlowFlags::POD | FlowFlags::REPLY) == FlowFlags::POD | FlowFlags::REPLY
+    {
+        flow::forget::<F>(&back, known);
     }
 }
 

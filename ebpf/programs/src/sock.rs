@@ -97,11 +97,12 @@ fn translate<C: Context>(ctx: &SockAddrContext, sends: bool) -> i32 {
     if found.flags & ServiceValue::SOCKETS_ONLY != 0 && !client.is_node {
         return ALLOW;
     }
-    if sends && let Some(known) = given(&there) {
-        if maps::is_alive(known.backend, known.life) {
-            C::put(ctx, &known.addr, known.port);
-            return ALLOW;
-        }
+    if sends
+        && let Some(known) = given(&there)
+        && maps::is_alive(known.backend, known.life)
+    {
+        C::put(ctx, &known.addr, known.port);
+        return ALLOW;
     }
     if found.flags & ServiceValue::SOURCE_RANGES != 0 && !client.is_node {
         // A pod whose address is not known is judged by its packets.
