@@ -12,8 +12,9 @@ use fairlead_abi::{Counter, SocketKey, proto};
 
 use crate::desk::slow_step;
 use crate::family::Family;
-use crate::maps::{self, SOCKETS, count};
+use crate::maps::{self, count};
 use crate::parse::{LATER, Packet};
+use crate::sock;
 use crate::state::{State, state};
 
 /// Whether the state's packet is such a datagram, which is counted.
@@ -35,11 +36,9 @@ fn step_look<F: Family>(ctx: &TcContext) -> i32 {
     // SAFETY: the context is the one the kernel passed in; a packet of no socket has the cookie 0.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let key = SocketKey { cookie, addr: F::mapped(packet.dst), port: packet.dport, back: 1, proto: proto::UDP, pad: 0 };
-    let Some(given) = SOCKETS.get_ptr(&key) else {
+    let Some(given) = sock::given(&key) else {
         return 0;
     };
-    // SAFETY: the map returned a pointer to a value that lives on for the run of the program.
-    let given = unsafe { &*given };
     if maps::is_alive(given.backend, given.life) {
         return 0;
     }

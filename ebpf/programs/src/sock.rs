@@ -292,7 +292,7 @@ impl Table for Sockets {
 
 /// What is kept under a key, which is in use now.
 #[inline(always)]
-fn given(key: &SocketKey) -> Option<&'static mut SocketValue> {
+pub(crate) fn given(key: &SocketKey) -> Option<&'static mut SocketValue> {
     let home = bucket::home::<Sockets>(key)?;
     let (entry, place) = bucket::entry(&home, key)?;
     home.touch(place, maps::ticks());
