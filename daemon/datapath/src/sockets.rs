@@ -142,21 +142,23 @@ fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU6
     let mut again: VecDeque<(Instant, Work)> = VecDeque::new();
     loop {
         let wait = again.front().map_or(Duration::MAX, |(when, _)| when.saturating_duration_since(Instant::now()));
-        let (work, is_first) = match inbox.recv_timeout(wait) {
-            Ok(mut work) => {
-                // What came while we were busy is done at one go.
-                for more in inbox.try_iter() {
-                    work.gone.extend(more.gone);
-                    work.announced.extend(more.announced);
-                    work.pods = more.pods;
+        // Due before new, or a storm of changes would put it off for ever.
+        let due = if wait.is_zero() { again.pop_front() } else { None };
+        let (work, is_first) = match due {
+            Some((_, work)) => (work, false),
+            None => match inbox.recv_timeout(wait) {
+                Ok(mut work) => {
+                    // What came while we were busy is done at one go.
+                    for more in inbox.try_iter() {
+                        work.gone.extend(more.gone);
+                        work.announced.extend(more.announced);
+                        work.pods = more.pods;
+                    }
+                    (work, true)
                 }
-                (work, true)
-            }
-            Err(RecvTimeoutError::Timeout) => match again.pop_front() {
-                Some((_, work)) => (work, false),
-                None => continue,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
             },
-            Err(RecvTimeoutError::Disconnected) => return,
         };
         let report = close(&work, memory, home);
         closed.fetch_add(report.closed, Ordering::Relaxed);
