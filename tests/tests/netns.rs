@@ -214,10 +214,18 @@ fn services(ends: &[u8]) -> Vec<Service> {
     }]
 }
 
+/// Of this many questions, how many are asked: all, unless `FAIRLEAD_SAMPLE=5` says that one in five will do, which is for
+/// emulated processors. Fewer than a hundred show nothing.
+fn sample(times: u32) -> u32 {
+    let told = std::env::var("FAIRLEAD_SAMPLE").ok().and_then(|share| share.parse().ok());
+    (times / told.unwrap_or(1).max(1)).max(times.min(100))
+}
+
 /// Asks many times; every server must have had its share, give or take five standard deviations of as many independent
 /// draws. What chooses in turn, or walks a table by port, comes out closer; how the kernel hands out ports is up to it.
 fn even(times: u32, mut ask: impl FnMut() -> Result<Seen>) -> Result<()> {
     let mut shares = BTreeMap::new();
+    let times = sample(times);
     for _ in 0..times {
         *shares.entry(ask()?.0).or_insert(0u32) += 1;
     }
@@ -239,7 +247,8 @@ fn from_host(world: &mut World) -> Result<()> {
     for family in FAMILIES {
         even(300, || tcp(family.vip))?;
     }
-    ensure!(world.counter("socket_translated")? - before == 600, "sockets were not translated at connect");
+    let asked = u64::from(2 * sample(300));
+    ensure!(world.counter("socket_translated")? - before == asked, "sockets were not translated at connect");
     ensure!(world.counter("flow_new")? == packets, "packets were translated although the socket was");
     Ok(())
 }
@@ -261,7 +270,7 @@ fn from_stranger(world: &mut World) -> Result<()> {
         })?;
     }
     let flows = world.counter("flow_new")? - before;
-    ensure!(flows == 1202, "flows of packets: {flows}");
+    ensure!(flows == u64::from(4 * sample(300) + 2), "flows of packets: {flows}");
     Ok(())
 }
 
@@ -274,7 +283,7 @@ fn from_outside(world: &mut World) -> Result<()> {
         })?;
     }
     let flows = world.counter("flow_new")? - before;
-    ensure!(flows == 2002, "flows of packets: {flows}");
+    ensure!(flows == u64::from(2 * sample(1000) + 2), "flows of packets: {flows}");
     Ok(())
 }
 

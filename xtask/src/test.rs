@@ -30,7 +30,9 @@ const KERNELS: [&str; 1] = ["7"];
 /// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
 const KERNEL: [&str; 4] = ["packet", "netns", "sockets", "uplinks"];
 /// Tests of the built binary in network namespaces: node daemons, the benchmark.
-const NODES: [&str; 3] = ["behaviour", "bench", "matrix"];
+const NODES: [&str; 3] = ["behaviour", "bench", MATRIX];
+/// The one of them that other kernels run, too: what a machine's own kernel lacks, such as SCTP, is seen there.
+const MATRIX: &str = "matrix";
 /// The kubelet's tests against a real runtime.
 const RUNTIME: &str = "runtime";
 
@@ -75,14 +77,14 @@ impl Layer {
                 names.retain(|name| !kernel(name) && !NODES.contains(&name.as_str()));
                 names.push(RUNTIME.to_owned());
             }
-            Self::Vm => names.retain(kernel),
+            Self::Vm => names.retain(|name| kernel(name) || name == MATRIX),
         }
         names
     }
 
     /// Whether its tests start the built binaries.
     fn starts_binaries(self) -> bool {
-        matches!(self, Self::Netns | Self::Cluster)
+        matches!(self, Self::Netns | Self::Cluster | Self::Vm)
     }
 }
 
@@ -162,8 +164,9 @@ fn perform(layer: Layer, embedded: &Embedded) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     match layer {
         Layer::Vm => {
+            let load = vm::Load { programs, daemon: daemon() };
             for kernel in KERNELS {
-                outcome.add(vm::perform(kernel, &programs, false)?);
+                outcome.add(vm::perform(kernel, &load, false)?.outcome);
             }
         }
         _ => {
@@ -175,12 +178,19 @@ fn perform(layer: Layer, embedded: &Embedded) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Builds the packet and namespace tests, for the virtual machine.
+/// Builds what virtual machines run.
 ///
 /// # Errors
-/// They do not compile.
-pub(crate) fn kernel_tests() -> Result<Vec<(String, PathBuf)>> {
-    compile(&build::embedded()?, &Layer::Vm.programs())
+/// It does not compile.
+pub(crate) fn kernel_tests() -> Result<vm::Load> {
+    let embedded = build::embedded()?;
+    run::step("fairlead", workspace(&embedded, "build").args(["--bin", "fairlead"]))?;
+    Ok(vm::Load { programs: compile(&embedded, &Layer::Vm.programs())?, daemon: daemon() })
+}
+
+/// The binary that tests of nodes start.
+fn daemon() -> PathBuf {
+    place::target().join("debug/fairlead")
 }
 
 /// The names of the files in `tests/tests`, sorted.

@@ -7,6 +7,7 @@
 mod cpio;
 mod initramfs;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -25,6 +26,23 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// is too late for the kernel's check of it.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off random.trust_cpu=on no_timer_check";
 
+/// What a virtual machine runs.
+#[derive(Debug)]
+pub(crate) struct Load {
+    /// Test programs by name, in the order they run in.
+    pub(crate) programs: Vec<(String, PathBuf)>,
+    /// The binary that some of them start.
+    pub(crate) daemon: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    pub(crate) outcome: Outcome,
+    /// Instructions that the verifier went through, by BPF program.
+    verified: BTreeMap<String, u32>,
+}
+
 /// `cargo xtask vm 6.1 6.12 …`, or `vm all`
 pub(crate) fn command(kernels: &[String], keep: bool) -> Result<ExitCode> {
     let all = kernels.iter().any(|kernel| kernel == "all");
@@ -34,12 +52,16 @@ pub(crate) fn command(kernels: &[String], keep: bool) -> Result<ExitCode> {
         needs.push(Kernel::find(kernel)?.need());
     }
     setup::ensure(&needs)?;
-    let programs = test::kernel_tests()?;
+    let load = test::kernel_tests()?;
     let mut sum = Outcome::default();
+    let mut verified = Vec::new();
     for kernel in kernels {
         println!("kernel {kernel}");
-        sum.add(perform(kernel, &programs, keep)?);
+        let ran = perform(kernel, &load, keep)?;
+        sum.add(ran.outcome);
+        verified.push((kernel, ran.verified));
     }
+    println!("{}", table(&verified));
     sum.skipped.iter().for_each(|why| println!("skipped  {why}"));
     println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed.len(), sum.skipped.len());
     let bad = !sum.failed.is_empty() || (test::required() && !sum.skipped.is_empty());
@@ -50,16 +72,17 @@ pub(crate) fn command(kernels: &[String], keep: bool) -> Result<ExitCode> {
 ///
 /// # Errors
 /// The initramfs cannot be put together or QEMU cannot be started. What fails inside is in the outcome.
-pub(crate) fn perform(version: &str, programs: &[(String, PathBuf)], keep: bool) -> Result<Outcome> {
+pub(crate) fn perform(version: &str, load: &Load, keep: bool) -> Result<Ran> {
     let kernel = Kernel::find(version)?;
     let (Ok((image, modules)), Some(qemu)) = (kernel.files(), place::program("qemu-system-x86_64")) else {
-        return Ok(Outcome::skip(format!("kernel {version} or QEMU is missing; `cargo xtask setup` says why")));
+        let outcome = Outcome::skip(format!("kernel {version} or QEMU is missing; `cargo xtask setup` says why"));
+        return Ok(Ran { outcome, ..Ran::default() });
     };
     let folder = place::target().join("vm").join(version);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (initramfs, log) = (folder.join("initramfs.cpio"), folder.join("serial.log"));
     let start = Instant::now();
-    initramfs::write(&initramfs, &modules, programs)?;
+    initramfs::write(&initramfs, &modules, load)?;
     println!("  {:<34} {}", format!("initramfs for {version}"), run::seconds(start.elapsed()));
 
     let boot =
@@ -71,7 +94,7 @@ pub(crate) fn perform(version: &str, programs: &[(String, PathBuf)], keep: bool)
     }
     let lines: Vec<String> = ended.lines.iter().map(|line| line.trim_end_matches('\r').to_owned()).collect();
     fs::write(&log, lines.join("\n")).with_context(|| format!("cannot write {}", log.display()))?;
-    let outcome = judge(version, programs, &lines, ended.timed_out);
+    let outcome = judge(version, &load.programs, &lines, ended.timed_out);
     println!("  {:<34} {}", format!("kernel {version}, from power-on to off"), run::seconds(ended.took));
 
     if !outcome.failed.is_empty() {
@@ -87,7 +110,26 @@ pub(crate) fn perform(version: &str, programs: &[(String, PathBuf)], keep: bool)
     } else {
         drop(fs::remove_file(&initramfs));
     }
-    Ok(outcome)
+    Ok(Ran { outcome, verified: lines.iter().filter_map(|line| verified(line)).collect() })
+}
+
+/// The program and the number in `program NAME verified COUNT`.
+fn verified(line: &str) -> Option<(String, u32)> {
+    let (name, count) = line.trim().strip_prefix("program ")?.split_once(" verified ")?;
+    Some((name.to_owned(), count.parse().ok()?))
+}
+
+/// What the verifiers of these kernels went through, as `KERNELS.md` has it.
+fn table(kernels: &[(&str, BTreeMap<String, u32>)]) -> String {
+    let names: BTreeSet<&String> = kernels.iter().flat_map(|(_, verified)| verified.keys()).collect();
+    let mut table = String::from("\n| program |");
+    kernels.iter().for_each(|(kernel, _)| table.push_str(&format!(" {kernel} |")));
+    table.push_str(&format!("\n|---|{}\n", "---:|".repeat(kernels.len())));
+    for name in names {
+        let counts = kernels.iter().map(|(_, verified)| verified.get(name).map_or("-".to_owned(), u32::to_string));
+        table.push_str(&format!("| `{name}` | {} |\n", counts.collect::<Vec<_>>().join(" | ")));
+    }
+    table
 }
 
 /// The virtual machine: two processors, no disk, no network, a serial console on standard output.
@@ -137,6 +179,19 @@ mod tests {
             (passed, failed.iter().map(|&what| what.to_owned()).collect()),
             "{console}"
         );
+    }
+
+    #[test]
+    fn what_verifiers_went_through_is_read_and_set_side_by_side() {
+        assert_eq!(verified("program tc_to_pod verified 58769\r"), Some(("tc_to_pod".to_owned(), 58_769)));
+        assert_eq!(verified("test tc_to_pod ... ok"), None);
+        let of = |lines: &[&str]| lines.iter().filter_map(|line| verified(line)).collect();
+        let kernels = [
+            ("5.10", of(&["program a verified 10"])),
+            ("7", of(&["program a verified 7", "program b verified 5"])),
+        ];
+        let expected = "\n| program | 5.10 | 7 |\n|---|---:|---:|\n| `a` | 10 | 7 |\n| `b` | - | 5 |\n";
+        assert_eq!(table(&kernels), expected);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod sockets;
 mod sys;
 pub mod tables;
 mod uplinks;
+mod verified;
 
 pub use config::{Config, Finding, FindingState, PodInterface, SyncReport, Uplink, UplinkMode};
 pub use desired::{Key, Label, Member, Site, Want, wants};

@@ -58,7 +58,6 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::NotBuilt);
     }
-    let node = node(config)?;
     // Kernels before 5.11 count maps against this limit; later ones do not look.
     let _ = nix::sys::resource::setrlimit(
         nix::sys::resource::Resource::RLIMIT_MEMLOCK,
@@ -66,12 +65,7 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
         libc::RLIM_INFINITY,
     );
     let pins = Pins::create(&config.bpffs)?;
-    let mut loader = EbpfLoader::new();
-    loader.default_map_pin_directory(&pins.maps).override_global("NODE", &node, true);
-    for (name, entries) in sizes(config) {
-        loader.map_max_entries(name, entries);
-    }
-    let mut ebpf = loader.load(OBJECT).map_err(|source| DatapathError::Object(Box::new(source)))?;
+    let mut ebpf = object(config, &pins)?;
     flows::shape(&pins.maps)?;
     for name in XDP {
         ready_xdp(&mut ebpf, name)?;
@@ -83,6 +77,17 @@ pub(crate) fn load(config: &Config) -> Result<(Ebpf, Pins), DatapathError> {
         program::<CgroupSockAddr>(&mut ebpf, name)?.load().map_err(refused(name))?;
     }
     Ok((ebpf, pins))
+}
+
+/// The object with its maps, and no program loaded yet.
+pub(crate) fn object(config: &Config, pins: &Pins) -> Result<Ebpf, DatapathError> {
+    let node = node(config)?;
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&pins.maps).override_global("NODE", &node, true);
+    for (name, entries) in sizes(config) {
+        loader.map_max_entries(name, entries);
+    }
+    loader.load(OBJECT).map_err(|source| DatapathError::Object(Box::new(source)))
 }
 
 /// Entries of the maps whose size is configured.
@@ -162,17 +167,6 @@ pub(crate) fn ready_xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'
         program.load().map_err(refused(name))?;
     }
     Ok(program)
-}
-
-/// Programs that are loaded, with the number of instructions the verifier went through (since Linux 5.16).
-pub(crate) fn loaded(ebpf: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
-    let names = XDP.iter().chain(&XDP_FRAGS).chain(&TC).chain(&SOCKET);
-    names
-        .filter_map(|name| {
-            let info = ebpf.program(name)?.info().ok()?;
-            Some((*name, info.verified_instruction_count()))
-        })
-        .collect()
 }
 
 /// Whether socket hooks can say why they refuse.

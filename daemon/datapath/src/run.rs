@@ -58,11 +58,6 @@ impl Datapath {
         fd.map_err(failed)?.try_clone().map_err(|source| failed(source.into()))
     }
 
-    /// Programs that are loaded, with the number of instructions the verifier went through (since Linux 5.16).
-    pub fn programs(&self) -> Vec<(&'static str, Option<u32>)> {
-        loader::loaded(&self.ebpf)
-    }
-
     fn run_with(
         &mut self,
         name: &'static str,

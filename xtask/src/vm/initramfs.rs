@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::Load;
 use super::cpio::Cpio;
 use crate::image::read_static;
 use crate::{place, run};
@@ -16,6 +17,11 @@ pub(crate) const END_MARK: &str = "== end of ";
 
 /// What init prints first of all.
 pub(crate) const START_MARK: &str = "== start of ";
+
+/// Where the test programs are.
+const TESTS: &str = "/tests";
+/// Where the binaries are that tests start.
+const DAEMONS: &str = "/daemons";
 
 /// Modules of the tests; a kernel that has one built in needs no file.
 const MODULES: [&str; 12] = [
@@ -39,30 +45,32 @@ const APPLETS: [&str; 9] = ["sh", "mount", "mkdir", "modprobe", "ip", "sysctl", 
 ///
 /// # Errors
 /// A program, a library or a module cannot be read.
-pub(crate) fn write(out: &Path, modules: &Path, programs: &[(String, PathBuf)]) -> Result<()> {
+pub(crate) fn write(out: &Path, modules: &Path, load: &Load) -> Result<()> {
     let mut tree = Tree::default();
     let busybox = place::program("busybox").context("busybox is missing; run `cargo xtask setup`")?;
     tree.file("/bin/busybox", 0o755, read_static(&busybox)?);
     for applet in APPLETS {
         tree.entries.insert(format!("/bin/{applet}"), Entry::Symlink("busybox".to_owned()));
     }
-    for (name, path) in programs {
-        tree.file(&format!("/tests/{name}"), 0o755, stripped(path)?);
+    let tests = load.programs.iter().map(|(name, path)| (format!("{TESTS}/{name}"), path));
+    for (place, path) in tests.chain([(format!("{DAEMONS}/fairlead"), &load.daemon)]) {
+        tree.file(&place, 0o755, stripped(path)?);
         for library in libraries(path)? {
             tree.file(&library, 0o755, fs::read(&library).with_context(|| format!("cannot read {library}"))?);
         }
     }
     add_modules(&mut tree, modules)?;
-    let names: Vec<&str> = programs.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = load.programs.iter().map(|(name, _)| name.as_str()).collect();
     tree.file("/init", 0o755, init(&names).into_bytes());
     fs::write(out, tree.pack()).with_context(|| format!("cannot write {}", out.display()))
 }
 
 /// The first process. It says how each program ended and switches the machine off, also when something is missing.
 fn init(programs: &[&str]) -> String {
-    let mut script = String::from(
+    let mut script = format!(
         "#!/bin/sh\n\
-         export PATH=/bin HOME=/tmp RUST_BACKTRACE=1 REQUIRE=1 FAIRLEAD_CASES=500\n\
+         export PATH=/bin HOME=/tmp RUST_BACKTRACE=1 REQUIRE=1 FAIRLEAD_BIN_DIR={DAEMONS}\n\
+         export FAIRLEAD_CASES=500 FAIRLEAD_SAMPLE=5\n\
          mkdir -p /proc /sys /dev /tmp /run\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
@@ -82,7 +90,7 @@ fn init(programs: &[&str]) -> String {
     for program in programs {
         // The leading line break separates it from whatever a test left unfinished on the console.
         script.push_str(&format!(
-            "/tests/{program} --test-threads=1 2>&1\ncode=$?\necho\necho \"{END_MARK}{program} $code\"\n"
+            "{TESTS}/{program} --test-threads=1 2>&1\ncode=$?\necho\necho \"{END_MARK}{program} $code\"\n"
         ));
     }
     script.push_str("poweroff -f\n");

@@ -23,8 +23,8 @@ use crate::wait_for;
 
 /// Argument of a process that only lives.
 pub(super) const PAUSE: &str = "--pause";
-/// How long a daemon may take to start or to act on a change.
-const PROMPT: Duration = Duration::from_secs(30);
+/// How long a daemon may take to start: an emulated processor is a minute at having its programs verified.
+const PROMPT: Duration = Duration::from_secs(240);
 
 /// A node, with its daemon if one runs.
 #[derive(Debug)]
