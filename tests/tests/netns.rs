@@ -214,7 +214,7 @@ fn services(ends: &[u8]) -> Vec<Service> {
     }]
 }
 
-/// Of this many questions, how many are asked: all, unless `FAIRLEAD_SAMPLE=5` says that one in five will do, which is for
+/// Of this many questions, how many are asked: all, unless `FAIRLEAD_SAMPLE=2` says that half will do, which is for
 /// emulated processors. Fewer than a hundred show nothing.
 fn sample(times: u32) -> u32 {
     let told = std::env::var("FAIRLEAD_SAMPLE").ok().and_then(|share| share.parse().ok());

@@ -23,9 +23,8 @@ use crate::{place, run, vm};
 
 /// A layer that takes longer hangs.
 const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// Kernels of the `vm` layer: the newest of the matrix. The others are asked for with `cargo xtask vm`; 5.10 joins once the
-/// reset that KERNELS.md tells of is understood.
-const KERNELS: [&str; 1] = ["7"];
+/// Kernels of the `vm` layer: the oldest and the newest of the matrix. Those between are asked for with `cargo xtask vm`.
+const KERNELS: [&str; 2] = ["5.10", "7"];
 
 /// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
 const KERNEL: [&str; 4] = ["packet", "netns", "sockets", "uplinks"];

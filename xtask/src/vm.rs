@@ -186,10 +186,8 @@ mod tests {
         assert_eq!(verified("program tc_to_pod verified 58769\r"), Some(("tc_to_pod".to_owned(), 58_769)));
         assert_eq!(verified("test tc_to_pod ... ok"), None);
         let of = |lines: &[&str]| lines.iter().filter_map(|line| verified(line)).collect();
-        let kernels = [
-            ("5.10", of(&["program a verified 10"])),
-            ("7", of(&["program a verified 7", "program b verified 5"])),
-        ];
+        let kernels =
+            [("5.10", of(&["program a verified 10"])), ("7", of(&["program a verified 7", "program b verified 5"]))];
         let expected = "\n| program | 5.10 | 7 |\n|---|---:|---:|\n| `a` | 10 | 7 |\n| `b` | - | 5 |\n";
         assert_eq!(table(&kernels), expected);
     }

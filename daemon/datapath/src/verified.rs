@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn the_summary_is_found_in_a_log() {
-        let log = "func#0 @0\nprocessed 54535 insns (limit 1000000) max_states_per_insn 9 total_states 3 peak_states 2\n";
+        let log =
+            "func#0 @0\nprocessed 54535 insns (limit 1000000) max_states_per_insn 9 total_states 3 peak_states 2\n";
         assert_eq!(processed(log), Some(54_535));
         assert_eq!(processed("R1 invalid mem access 'scalar'"), None);
     }

@@ -2,6 +2,12 @@
 //!
 //! Over a stream it answers each line with its number and the client's address; `give N` makes it add N bytes to the
 //! answer. A datagram is answered likewise, padded to its own length.
+//!
+//! On a stream the server speaks first, and clients wait for that. A kernel without the fix of Linux 6.19 ("inet: Avoid
+//! ehash lookup race in `inet_ehash_insert()`") takes a connection's request out of its table a moment before it puts the
+//! socket in. If the client's first data meet that moment on another processor, nobody is found and the kernel itself
+//! resets the connection, whatever carried it there. A processor that an emulator stops just then makes the moment
+//! milliseconds long. Once the server has spoken, it is over.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -94,8 +100,12 @@ pub fn serve_on(namespace: &Namespace, id: u8, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// What the server says first of all.
+const GREETING: u8 = b'!';
+
 fn answer(stream: TcpStream, id: u8) -> Option<()> {
     let client = plain(stream.peer_addr().ok()?);
+    (&stream).write_all(&[GREETING]).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
     while reader.read_line(&mut line).ok()? > 0 {
@@ -120,12 +130,12 @@ fn read(line: &[u8]) -> Result<Seen> {
     Ok((id.parse()?, client.parse()?))
 }
 
-/// A connection, with a limit on how long it may stay silent.
+/// A connection that the server has taken, with a limit on how long it may stay silent.
 ///
 /// # Errors
 /// It is refused, or nobody answers.
 pub fn connect(address: SocketAddr) -> Result<TcpStream> {
-    limited(TcpStream::connect_timeout(&address, patience()), address)
+    greeted(TcpStream::connect_timeout(&address, patience()).with_context(|| format!("connect to {address}"))?)
 }
 
 /// The same over SCTP: the library's stream does not care what carries it.
@@ -135,13 +145,20 @@ pub fn connect(address: SocketAddr) -> Result<TcpStream> {
 pub fn connect_sctp(address: SocketAddr) -> Result<TcpStream> {
     let socket = sctp_socket(Domain::for_address(address))?;
     let done = socket.connect_timeout(&SockAddr::from(address), patience());
-    limited(done.map(|()| socket.into()), address)
+    done.with_context(|| format!("connect to {address}"))?;
+    greeted(socket.into())
 }
 
-fn limited(connected: std::io::Result<TcpStream>, address: SocketAddr) -> Result<TcpStream> {
-    let stream = connected.with_context(|| format!("connect to {address}"))?;
+/// A new connection, as [`connect`] returns one.
+///
+/// # Errors
+/// The server does not speak.
+pub fn greeted(mut stream: TcpStream) -> Result<TcpStream> {
     stream.set_read_timeout(Some(patience()))?;
     stream.set_write_timeout(Some(patience()))?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte).context("no greeting")?;
+    ensure!(byte == [GREETING], "the greeting is {byte:?}");
     Ok(stream)
 }
 
@@ -289,4 +306,30 @@ pub fn internet_checksum(bytes: &[u8]) -> [u8; 2] {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     (!(sum as u16)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn clients_do_not_speak_before_the_kernel_has_put_the_servers_socket_in_its_table() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let taken = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // The kernel completes the handshake at once; the server takes the connection later.
+                std::thread::sleep(Duration::from_millis(50));
+                let (stream, _) = listener.accept().expect("a client");
+                taken.store(true, Ordering::SeqCst);
+                answer(stream, 7)
+            });
+            let mut stream = connect(address).expect("a server");
+            assert!(taken.load(Ordering::SeqCst), "it would speak to a socket that nobody has yet");
+            assert_eq!(ask(&mut stream).expect("an answer").0, 7);
+        });
+    }
 }

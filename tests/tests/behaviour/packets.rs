@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::harness::dialogue::{
-    PORT, ask, ask_datagram, bulk, connect, internet_checksum, patience, udp_socket,
+    PORT, ask, ask_datagram, bulk, connect, greeted, internet_checksum, patience, udp_socket,
 };
 use fairlead_tests::harness::lab::{FAMILIES, Family};
 use fairlead_tests::harness::manifest::{slices, with_annotation};
@@ -21,9 +21,7 @@ fn connect_from(source: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     socket.set_reuse_address(true)?;
     socket.bind(&source.into())?;
     socket.connect_timeout(&to.into(), patience()).with_context(|| format!("connect {source} to {to}"))?;
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(patience()))?;
-    Ok(stream)
+    greeted(socket.into())
 }
 
 pub(crate) fn two_addresses(subject: &mut Subject) -> Result<()> {

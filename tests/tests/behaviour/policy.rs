@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::harness::dialogue::{PORT, Seen, ask, ask_datagram, bulk, connect, patience, tcp, udp};
+use fairlead_tests::harness::dialogue::{PORT, Seen, ask, ask_datagram, bulk, connect, greeted, patience, tcp, udp};
 use fairlead_tests::harness::lab::{FAMILIES, Family, http};
 use fairlead_tests::harness::manifest::{End, slices};
 use fairlead_tests::harness::namespace::Namespace;
@@ -53,9 +53,7 @@ fn from(address: IpAddr, to: SocketAddr) -> Result<Seen> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(address, 0).into())?;
     socket.connect_timeout(&to.into(), patience()).with_context(|| format!("connect {address} to {to}"))?;
-    let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(patience()))?;
-    ask(&mut stream)
+    ask(&mut greeted(socket.into())?)
 }
 
 pub(crate) fn affinity(subject: &mut Subject) -> Result<()> {

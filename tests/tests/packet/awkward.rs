@@ -174,10 +174,11 @@ fn jumbo(subject: &mut Subject) -> Result<()> {
             for program in ["xdp_service_frags", "xdp_service_veth_frags"] {
                 let (verdict, out) = match node.alone(program, &large.clone().framed().bytes()) {
                     Ok(done) => done,
-                    Err(error) => {
-                        println!("SKIPPED: no XDP on several buffers here (Linux 5.18 has it): {error:#}");
+                    Err(_) if kernel()? < (5, 18) => {
+                        println!("jumbo frames are left out: this kernel has no XDP on several buffers");
                         return Ok(());
                     }
+                    Err(error) => return Err(error),
                 };
                 let found = Frame::parse(&out).map_err(|wrong| anyhow!("{program}: {large}: {wrong}"))?;
                 // SCTP's checksum moves by the length of the packet; whether XDP or tc does it is theirs to choose.
@@ -188,6 +189,13 @@ fn jumbo(subject: &mut Subject) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The first two parts of the running kernel's version.
+fn kernel() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut parts = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|part| part.parse().ok());
+    parts.next().zip(parts.next()).with_context(|| format!("a kernel's version: {release}"))
 }
 
 fn udp_without_checksum(subject: &mut Subject) -> Result<()> {

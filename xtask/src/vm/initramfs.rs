@@ -70,7 +70,7 @@ fn init(programs: &[&str]) -> String {
     let mut script = format!(
         "#!/bin/sh\n\
          export PATH=/bin HOME=/tmp RUST_BACKTRACE=1 REQUIRE=1 FAIRLEAD_BIN_DIR={DAEMONS}\n\
-         export FAIRLEAD_CASES=500 FAIRLEAD_SAMPLE=5\n\
+         export FAIRLEAD_CASES=500 FAIRLEAD_SAMPLE=2\n\
          mkdir -p /proc /sys /dev /tmp /run\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
