@@ -19,8 +19,9 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{SchedClassifier, TcAttachType};
 use fairlead_abi::{FragmentKey, FragmentValue, map};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{pipe, read, write};
+use nix::unistd::{pipe2, read, write};
 
 use crate::attach::chain;
 use crate::error::DatapathError;
@@ -68,7 +69,8 @@ impl Fragments {
         attach(ebpf, &name)?;
         let ifindex = nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|errno| failed("find the TAP interface made by")(errno.into()))?;
-        let (stopped, stop) = pipe().map_err(|errno| failed("make a pipe beside")(errno.into()))?;
+        // A child that had the writing end, too, would keep the thread from ending.
+        let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("make a pipe beside")(errno.into()))?;
         let thread = thread::Builder::new()
             .name("fragments".into())
             .spawn(move || serve(&tap, &stopped, &known))
