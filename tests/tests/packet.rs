@@ -47,8 +47,6 @@ enum Kind {
     Bare,
     /// Its uplink has no IPv6 address, and no way leads anywhere but to its neighbours.
     Poor,
-    /// Its tables of flows take one entry, and a flow needs two.
-    Full,
 }
 
 /// The nodes of these tests, each made when it is first asked for.
@@ -78,7 +76,6 @@ fn make(kind: Kind) -> Result<Node> {
     let shape = if kind == Kind::Poor { Shape::Poor } else { Shape::Usual };
     Node::new(shape, |config| match kind {
         Kind::Plain | Kind::Poor => config.external_ips = true,
-        Kind::Full => lost::full_tables(&config.bpffs).expect("a map is made and pinned"),
         Kind::Redirect => config.redirect = true,
         Kind::Bare => {
             config.masquerade = false;

@@ -18,8 +18,8 @@ mod trace;
 pub use backend::{Backend, MemberKey};
 pub use bucket::{Bucket, Entry, FLOW_LOCKS, PLACES, SEEDS, SOCKET_LOCKS, Shape};
 pub use client::{
-    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketBucket, SocketKey,
-    SocketValue,
+    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketBucket,
+    SocketKey, SocketValue,
 };
 pub use counter::Counter;
 pub use flow::{FlowBucket, FlowFlags, FlowKey, FlowValue};

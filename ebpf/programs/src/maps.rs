@@ -4,8 +4,8 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FragmentKey, FragmentValue, Group, MemberKey, Node,
-    Pod, RangeKey, ServiceKey, ServiceValue, Shape, SocketBucket, SourcePool, Trace, V6,
+    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FragmentKey, FragmentValue, Group, MemberKey,
+    Node, Pod, RangeKey, ServiceKey, ServiceValue, Shape, SocketBucket, SourcePool, Trace, V6,
 };
 
 /// `BPF_F_MMAPABLE`: user space stores into these arrays without system calls.

@@ -1,7 +1,7 @@
 //! Packets to put into the programs, and what comes out of them: both families, with everything awkward a packet can have.
 //!
-//! Written for the tests alone and without the code under test: a packet is a value; [`write`](self::write) gives it its
-//! bytes, [`read`](self::read) takes bytes apart again and verifies every checksum by plain summing. Payload is a pattern
+//! Written for the tests alone and without the code under test: a packet is a value; [`mod@write`] gives it its
+//! bytes, [`mod@read`] takes bytes apart again and verifies every checksum by plain summing. Payload is a pattern
 //! of a given length, so that a value stays small and a moved byte is noticed all the same.
 
 pub mod node;

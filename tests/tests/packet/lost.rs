@@ -1,16 +1,17 @@
 //! Drops that take more than a packet to provoke, and that every kind of drop is provoked.
 
-use std::fs;
+use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData};
-use fairlead_abi::{Backend, Counter, FlowKey, FlowValue, SocketKey, SocketValue, V4, V6, map, mapped};
+use aya::maps::{Array, Map, MapData};
+use fairlead_abi::{
+    Backend, Counter, Entry, FLOW_LOCKS, PLACES, SEEDS, Shape, SocketBucket, SocketKey, SocketValue, map, mapped,
+};
+use fairlead_packet::{bucket, choice};
 use fairlead_source::Protocol;
-use fairlead_tests::harness::packet::node::{Fate, Node, PODS, Way, maps};
+use fairlead_tests::harness::packet::node::{Fate, Node, PODS, Way};
 use fairlead_tests::harness::packet::plan::{Plan, number};
 use fairlead_tests::harness::packet::{Body, Packet, proto};
 use fairlead_tests::harness::suite::Case;
@@ -20,10 +21,10 @@ use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
 use crate::services::{PROTOCOLS, doors, knocker};
-use crate::{Kind, Subject};
+use crate::Subject;
 
 pub(crate) const CASES: &[Case<Subject>] = &[
-    ("counted_a_flow_that_the_table_does_not_take_is_dropped", full_table),
+    ("counted_a_flow_that_the_table_does_not_take_is_dropped", held_lock),
     ("counted_datagrams_of_a_socket_whose_endpoint_ended_are_dropped", ended),
     ("counted_every_drop_has_a_row_that_provokes_it", every_drop),
 ];
@@ -51,39 +52,61 @@ fn every_drop(_: &mut Subject) -> Result<()> {
     Ok(())
 }
 
-/// Tables of flows, for a data path to find pinned, that refuse what they have no room for: the usual ones forget what was
-/// not used for longest, and refuse only under a storm of flows.
-pub(crate) fn full_tables(bpffs: &Path) -> Result<()> {
-    let maps = maps(bpffs);
-    fs::create_dir_all(&maps)?;
-    HashMap::<MapData, FlowKey<V4>, FlowValue<V4>>::create(1, 0)?.pin(maps.join(map::FLOWS4))?;
-    HashMap::<MapData, FlowKey<V6>, FlowValue<V6>>::create(1, 0)?.pin(maps.join(map::FLOWS6))?;
-    Ok(())
-}
-
-fn empty<K: Pod, V: Pod>(node: &Node, name: &str) -> Result<()> {
-    let mut flows: HashMap<_, K, V> = opened(node, name)?;
-    for key in flows.keys().collect::<Result<Vec<_>, _>>()? {
-        flows.remove(&key)?;
-    }
-    Ok(())
-}
-
 fn opened<M: TryFrom<Map, Error = aya::maps::MapError>>(node: &Node, name: &str) -> Result<M> {
     let data = MapData::from_pin(node.maps().join(name)).with_context(|| name.to_owned())?;
     Ok(M::try_from(Map::from_map_data(data)?)?)
 }
 
-fn full_table(subject: &mut Subject) -> Result<()> {
-    let node = subject.node(Kind::Full)?;
+/// Words of a key: addresses, both ports, the protocol.
+fn words(src: SocketAddr, dst: SocketAddr, proto: u8) -> Vec<u32> {
+    let mut bytes = Vec::new();
+    for end in [src, dst] {
+        match end.ip() {
+            IpAddr::V4(ip) => bytes.extend(ip.octets()),
+            IpAddr::V6(ip) => bytes.extend(ip.octets()),
+        }
+    }
+    bytes.extend([src.port().to_be_bytes(), dst.port().to_be_bytes()].concat());
+    bytes.extend([proto, 0, 0, 0]);
+    bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
+}
+
+fn hash_of(words: &[u32], seeds: &[u64; SEEDS]) -> Result<u32> {
+    Ok(match words.len() {
+        4 => bucket::hash::<4, SEEDS>(words.try_into()?, seeds),
+        8 => bucket::hash::<8, SEEDS>(words.try_into()?, seeds),
+        _ => bucket::hash::<10, SEEDS>(words.try_into()?, seeds),
+    })
+}
+
+/// Somebody is at the lock of the bucket where the opening side's entry belongs, and stays there. The entry of the answers
+/// is in another one, so a port is found.
+fn held_lock(subject: &mut Subject) -> Result<()> {
+    let node = subject.plain()?;
+    let mut shapes: Array<_, Shape> = opened(node, map::SHAPE)?;
+    let free = shapes.get(&0, 0)?;
     for plan in Plan::BOTH {
+        let buckets = if plan.v4 { free.flows4 } else { free.flows6 };
+        let lock = |src, dst, proto| -> Result<usize> {
+            Ok(choice::place(hash_of(&words(src, dst, proto), &free.seeds)?, buckets) as usize % FLOW_LOCKS)
+        };
+        let end = plan.here(21);
         for protocol in PROTOCOLS {
-            node.services(vec![plan.service(7, protocol, vec![plan.here(21)])])?;
+            let proto = number(protocol);
+            node.services(vec![plan.service(7, protocol, vec![end.clone()])])?;
+            let service = plan.doors(7)[0];
             for (way, _) in doors() {
-                let packet = Packet::new(knocker(node, plan, way), plan.doors(7)[0], Body::opening(number(protocol)));
-                node.expect(way, &packet, Fate::Dropped, &packet, &["drop_flow_insert"])?;
-                empty::<FlowKey<V4>, FlowValue<V4>>(node, map::FLOWS4)?;
-                empty::<FlowKey<V6>, FlowValue<V6>>(node, map::FLOWS6)?;
+                let mut client = knocker(node, plan, way);
+                while lock(client, service, proto)? == lock(end.address, client, proto)? {
+                    client = knocker(node, plan, way);
+                }
+                let mut taken = free;
+                taken.flow_locks[lock(client, service, proto)?] = 1;
+                shapes.set(0, taken, 0)?;
+                let packet = Packet::new(client, service, Body::opening(proto));
+                let seen = node.expect(way, &packet, Fate::Dropped, &packet, &["drop_flow_insert"]);
+                shapes.set(0, free, 0)?;
+                seen?;
             }
         }
     }
@@ -105,18 +128,35 @@ fn give_next_sockets(node: &Node, service: SocketAddr, endpoint: SocketAddr) -> 
             && backend.proto == proto::UDP
             && backend.state() == Backend::ACTIVE
     };
-    let mut found = backends.iter().zip(0..).filter_map(|(backend, id)| Some((backend.ok()?, id)));
+    let mut found = backends.iter().zip(0u32..).filter_map(|(backend, id)| Some((backend.ok()?, id)));
     let (backend, id) = found.find(|(backend, _)| is_it(backend)).context("the endpoint is in no table")?;
     let last = Socket::new(Domain::IPV4, Type::DGRAM, None)?.cookie()?;
-    let mut sockets: HashMap<_, SocketKey, SocketValue> = opened(node, map::SOCKETS)?;
-    let port = endpoint.port().to_be_bytes();
-    let (addr, life) = (bytes(endpoint.ip()), backend.life);
+    let (p, q) = (endpoint.port().to_be_bytes(), service.port().to_be_bytes());
     let value =
-        SocketValue { addr: bytes(service.ip()), port: service.port().to_be_bytes(), pad: 0, backend: id, life };
+        [&bytes(service.ip())[..], &[q[0], q[1], 0, 0], &id.to_ne_bytes(), &backend.life.to_ne_bytes()].concat();
     for cookie in last..last + 4096 {
-        sockets.insert(SocketKey { cookie, addr, port, back: 1, proto: proto::UDP, pad: 0 }, value, 0)?;
+        let rest = [p[0], p[1], 1, proto::UDP, 0, 0, 0, 0];
+        give(node, &[&cookie.to_ne_bytes()[..], &bytes(endpoint.ip()), &rest].concat(), &value)?;
     }
     Ok(())
+}
+
+/// Writes an entry of the table of sockets, as the hooks do.
+fn give(node: &Node, key: &[u8], value: &[u8]) -> Result<()> {
+    let shape = opened::<Array<_, Shape>>(node, map::SHAPE)?.get(&0, 0)?;
+    let words: Vec<u32> = key.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
+    let hash = hash_of(&words, &shape.seeds)?;
+    let mut sockets: Array<_, [u8; size_of::<SocketBucket>()]> = opened(node, map::SOCKETS)?;
+    let number = choice::place(hash, shape.sockets);
+    let mut bucket = sockets.get(&number, 0)?;
+    let places = (hash as usize % PLACES..PLACES).chain(0..PLACES);
+    let place = places.into_iter().find(|place| bucket[2 * place..2 * place + 2] == [0, 0]);
+    let place = place.context("a bucket is full")?;
+    bucket[2 * place..2 * place + 2].copy_from_slice(&bucket::tag(hash).to_ne_bytes());
+    let start = offset_of!(SocketBucket, entries) + place * size_of::<Entry<SocketKey, SocketValue>>();
+    bucket[start..start + key.len()].copy_from_slice(key);
+    bucket[start + key.len()..start + key.len() + value.len()].copy_from_slice(value);
+    Ok(sockets.set(number, bucket, 0)?)
 }
 
 fn ended(subject: &mut Subject) -> Result<()> {

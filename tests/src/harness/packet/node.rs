@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -176,7 +176,7 @@ impl Node {
 
     /// Where its maps are pinned.
     pub fn maps(&self) -> PathBuf {
-        maps(&self.sandbox.bpffs())
+        self.sandbox.bpffs().join("fairlead").join(format!("v{}", fairlead_abi::VERSION)).join("maps")
     }
 
     /// Lets the calling thread live here.
@@ -335,11 +335,6 @@ impl Node {
     pub fn untouched(&mut self, way: Way, packet: &Packet) -> Result<()> {
         self.expect(way, packet, Fate::On, packet, &[])
     }
-}
-
-/// Where a data path pins its maps in this BPF file system.
-pub fn maps(bpffs: &Path) -> PathBuf {
-    bpffs.join("fairlead").join(format!("v{}", fairlead_abi::VERSION)).join("maps")
 }
 
 /// The hardware address of a pod's own end.
