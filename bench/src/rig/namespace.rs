@@ -19,7 +19,9 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A new one. IPv6 addresses are of use at once: nobody is asked whether they are taken.
+    /// A new one. IPv6 addresses are of use at once: nobody is asked whether they are taken. Nor does it look for routers:
+    /// old kernels let packets interrupt a program's test run (`BPF_PROG_TEST_RUN`), and the program that sees such a
+    /// packet leaves its state where the interrupted one keeps its own.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -27,7 +29,9 @@ impl Namespace {
         let made = thread::spawn(|| -> Result<File> {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             for which in ["all", "default"] {
-                fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0").context("no IPv6 here")?;
+                for (what, value) in [("accept_dad", "0"), ("router_solicitations", "0")] {
+                    fs::write(format!("/proc/sys/net/ipv6/conf/{which}/{what}"), value).context("no IPv6 here")?;
+                }
             }
             Ok(File::open("/proc/thread-self/ns/net")?)
         });

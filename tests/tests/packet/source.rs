@@ -158,8 +158,7 @@ fn unasked(subject: &mut Subject) -> Result<()> {
 }
 
 fn exhausted(subject: &mut Subject) -> Result<()> {
-    // Nothing else has flows there. In a full table those of this test are forgotten sooner than older ones that were
-    // hit since, and their ports are free again.
+    // Nothing else has flows there, so none is forgotten for want of room.
     let node = subject.node(Kind::Poor)?;
     // One family is enough for what takes 40,000 packets: the code is one.
     let plan = Plan { v4: true };
