@@ -224,6 +224,12 @@ fn collect(running: Vec<Running>, skipped: &mut Vec<Skipped>, rounds: &mut usize
                 histogram.get_or_insert_default().merge(found);
             }
             for (number, figure) in workload.figures().iter().enumerate() {
+                let rounds: Vec<f64> =
+                    samples.iter().filter_map(|sample| sample.figures.get(number).copied()).collect();
+                // Not every cell has every figure.
+                if rounds.is_empty() {
+                    continue;
+                }
                 measurements.push(Measurement {
                     workload: workload.name().to_owned(),
                     figure: figure.name.to_owned(),
@@ -233,7 +239,7 @@ fn collect(running: Vec<Running>, skipped: &mut Vec<Skipped>, rounds: &mut usize
                     cell: case.cell.clone(),
                     reference: case.reference.clone().filter(|cell| !gone(cell)),
                     baseline: case.baseline.clone(),
-                    rounds: samples.iter().filter_map(|sample| sample.figures.get(number).copied()).collect(),
+                    rounds,
                     // Once, not with every figure.
                     histogram: histogram.take(),
                     failures: samples.iter().map(|sample| sample.failures).sum(),

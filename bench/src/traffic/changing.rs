@@ -98,14 +98,13 @@ impl Workload for Changing {
             let changes = changing.map(|changing| changing.join().map_err(|_| anyhow!("the thread panicked")));
             (rate, changes)
         });
-        let changes = match changes {
-            Some(changes) => changes??,
-            None => 0.0,
-        };
+        // Where there are no services nothing changes.
+        let changes = changes.transpose()?.transpose()?;
         let rate = rate?;
         if rate.done == 0 {
             bail!("all {} connections failed", rate.failed);
         }
-        Ok(Sample { figures: vec![rate.per_second(), changes], failures: rate.failed, histogram: None })
+        let figures = std::iter::once(rate.per_second()).chain(changes).collect();
+        Ok(Sample { figures, failures: rate.failed, histogram: None })
     }
 }
