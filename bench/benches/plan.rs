@@ -1,5 +1,6 @@
 //! Planning map writes: one endpoint change must cost the same with one service as with many.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -38,6 +39,19 @@ fn one_endpoint(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// From a service to what the tables should hold, the first half of every plan.
+fn desired(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("desired");
+    for endpoints in [2u32, 10, 60] {
+        let service = service(7, 0, endpoints);
+        let site = Site::default();
+        group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
+            bencher.iter(|| wants(black_box(&service), &site));
+        });
+    }
+    group.finish();
+}
+
 fn everything(criterion: &mut Criterion) {
     let services: Vec<_> = (0..10_000).map(|number| service(number, 0, 2)).collect();
     criterion.bench_function("plan_10000_services", |bencher| {
@@ -55,5 +69,5 @@ fn everything(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, one_endpoint, everything);
+criterion_group!(benches, desired, one_endpoint, everything);
 criterion_main!(benches);

@@ -6,11 +6,13 @@
 
 mod all;
 mod cluster;
+mod memory;
 mod one;
 mod ours;
 mod patch;
 
 pub(crate) use all::ChangeAll;
+pub(crate) use memory::Memory;
 pub(crate) use one::ChangeOne;
 pub(crate) use patch::ChangePatch;
 

@@ -10,7 +10,7 @@ use crate::compare::Comparison;
 use crate::options::{Options, Output};
 use crate::results::Results;
 use crate::session::{self, Half};
-use crate::{report, run, table};
+use crate::{report, run, table, targets};
 
 /// What `main` asks before it reads its arguments: true in a process beside a run, once it has done its work.
 pub fn is_aside() -> bool {
@@ -42,6 +42,11 @@ enum Instead {
         #[arg(long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Hold a run against the project's targets: the table of docs/benchmarks.md.
+    Targets {
+        /// The run: results.json, or its folder.
+        run: PathBuf,
+    },
     /// Write report.html anew from results.json.
     Report {
         /// The folder of a run.
@@ -66,6 +71,10 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
                     writeln!(out)?;
                 }
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Instead::Targets { run }) => {
+            print!("{}", targets::Table(targets::lines(&Results::read(run)?)));
             Ok(ExitCode::SUCCESS)
         }
         Some(Instead::Report { folder }) => {

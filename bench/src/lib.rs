@@ -28,6 +28,7 @@ mod services;
 mod session;
 pub mod stage;
 pub mod table;
+pub mod targets;
 mod traffic;
 pub mod wait;
 pub mod workload;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::change::{ChangeAll, ChangeOne, ChangePatch};
+use crate::change::{ChangeAll, ChangeOne, ChangePatch, Memory};
 use crate::cost::{ConnectHook, ProgramCost};
 use crate::options::Options;
 use crate::results::{Better, Cell, Histogram};
@@ -99,5 +99,6 @@ pub fn all() -> Vec<Box<dyn Workload>> {
     all.push(Box::new(ChangeOne::default()));
     all.push(Box::new(ChangeAll::default()));
     all.push(Box::new(ChangePatch::default()));
+    all.push(Box::new(Memory::default()));
     all
 }

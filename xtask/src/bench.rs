@@ -1,4 +1,7 @@
-//! `cargo xtask bench`: `fairlead bench`, built for speed; and the criterion benchmarks of single functions.
+//! `cargo xtask bench`: `fairlead bench`, built for speed; the criterion benchmarks of single functions; and a gate that
+//! keeps instructions from becoming more.
+
+mod gate;
 
 use std::process::Command;
 
@@ -8,11 +11,20 @@ use crate::{build, place, run, setup};
 
 /// First argument for the benchmarks of functions.
 const CRITERION: &str = "criterion";
+/// First argument for the gate, and the one that has it record.
+const GATE: [&str; 2] = ["--gate", "--record"];
 
 /// Runs them in the foreground; both report by themselves.
 pub(crate) fn command(args: &[String]) -> Result<()> {
     setup::ensure(&[setup::Need::Build])?;
     let embedded = build::embedded()?;
+    if args.first().is_some_and(|first| first == GATE[0]) {
+        return match &args[1..] {
+            [] => gate::command(&embedded, false),
+            [record] if record == GATE[1] => gate::command(&embedded, true),
+            _ => bail!("`--gate` takes nothing but `--record`"),
+        };
+    }
     let mut command = match args.split_first() {
         Some((first, rest)) if first == CRITERION => {
             let mut cargo = embedded.cargo();

@@ -62,8 +62,9 @@ enum Command {
     },
     /// Check the rules that no compiler checks.
     Tidy,
-    /// Build for speed and measure: `fairlead bench` with these arguments, or the benchmarks of single functions with
-    /// `criterion` as the first.
+    /// Build for speed and measure: `fairlead bench` with these arguments, the benchmarks of single functions with
+    /// `criterion` as the first, or, with `--gate`, whether anything takes more instructions than recorded (`--gate
+    /// --record` records).
     Bench {
         /// Passed on.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -169,6 +169,18 @@ pub(crate) fn ready_xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'
     Ok(program)
 }
 
+/// Programs that are loaded: the instructions the kernel holds of each, and those that the verifier went through (since
+/// Linux 5.16).
+pub(crate) fn instructions(ebpf: &Ebpf) -> Vec<(&'static str, u32, Option<u32>)> {
+    const INSTRUCTION: u32 = 8;
+    let names = XDP.iter().chain(&XDP_FRAGS).chain(&TC).chain(&SOCKET);
+    let of = |name: &&'static str| {
+        let info = ebpf.program(name)?.info().ok()?;
+        Some((*name, info.size_translated().unwrap_or(0) / INSTRUCTION, info.verified_instruction_count()))
+    };
+    names.filter_map(of).collect()
+}
+
 /// Whether socket hooks can say why they refuse.
 pub(crate) fn has_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)

@@ -58,6 +58,12 @@ impl Datapath {
         fd.map_err(failed)?.try_clone().map_err(|source| failed(source.into()))
     }
 
+    /// Programs that are loaded, with the instructions the kernel holds of each, after what it knows to be dead is gone,
+    /// and those the verifier went through (since Linux 5.16).
+    pub fn instructions(&self) -> Vec<(&'static str, u32, Option<u32>)> {
+        loader::instructions(&self.ebpf)
+    }
+
     fn run_with(
         &mut self,
         name: &'static str,

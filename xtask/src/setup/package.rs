@@ -27,7 +27,7 @@ struct Row {
     needs: &'static [Need],
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     Row { name: "compiler", packages: &["gcc", "libc6-dev"], sign: Sign::Program("gcc"), needs: &[Need::Build] },
     Row {
         name: "protobuf",
@@ -42,6 +42,7 @@ const ROWS: [Row; 10] = [
     Row { name: "nftables", packages: &["nftables"], sign: Sign::Program("nft"), needs: &[Need::Kubectl] },
     Row { name: "curl", packages: &["curl"], sign: Sign::Program("curl"), needs: &[Need::Kubectl] },
     Row { name: "kmod", packages: &["kmod"], sign: Sign::Program("depmod"), needs: &[Need::Vm] },
+    Row { name: "valgrind", packages: &["valgrind"], sign: Sign::Program("valgrind"), needs: &[Need::Gate] },
     Row { name: "etcd", packages: &["etcd-server"], sign: Sign::Program("etcd"), needs: &[Need::Etcd] },
 ];
 

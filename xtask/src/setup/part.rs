@@ -21,6 +21,8 @@ pub(crate) enum Need {
     AllKernels,
     /// Try the other store.
     Etcd,
+    /// Count instructions.
+    Gate,
 }
 
 impl Need {
@@ -35,6 +37,7 @@ impl Need {
             Self::Vm => "other kernels (`cargo xtask vm`)",
             Self::AllKernels => "the rest of the matrix (`cargo xtask vm all`)",
             Self::Etcd => "tests of the etcd store",
+            Self::Gate => "gate of instructions (`cargo xtask bench --gate`)",
         }
     }
 }
@@ -93,7 +96,7 @@ impl Part {
 
     /// True when a command with these needs is pointless without the part: nothing builds or runs. Test layers skip instead.
     pub(crate) fn vital_for(&self, needs: &[Need]) -> bool {
-        self.needs.iter().any(|need| needs.contains(need) && matches!(need, Need::Build | Need::Run))
+        self.needs.iter().any(|need| needs.contains(need) && matches!(need, Need::Build | Need::Run | Need::Gate))
     }
 }
 
