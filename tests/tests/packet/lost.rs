@@ -20,8 +20,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::services::{PROTOCOLS, doors, knocker};
 use crate::Subject;
+use crate::services::{PROTOCOLS, doors, knocker};
 
 pub(crate) const CASES: &[Case<Subject>] = &[
     ("counted_a_flow_that_the_table_does_not_take_is_dropped", held_lock),
