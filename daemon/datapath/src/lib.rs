@@ -50,6 +50,7 @@ use std::time::Instant;
 use aya::Ebpf;
 use fairlead_abi::proto;
 use fairlead_source::{Service, ServiceName};
+use rustc_hash::FxHashMap;
 
 use fragments::Fragments;
 use kernel::Kernel;
@@ -69,7 +70,7 @@ pub struct Datapath {
     /// Where there is a place for them.
     _fragments: Option<Fragments>,
     /// As last synchronised; NodePorts are planned anew when the node gets another address.
-    services: BTreeMap<ServiceName, Service>,
+    services: FxHashMap<ServiceName, Service>,
     /// Services not in force as they are wanted, and why.
     rejected: BTreeMap<ServiceName, String>,
     /// What the services were planned for.
@@ -109,7 +110,7 @@ impl Datapath {
             tables,
             closer,
             _fragments: fragments,
-            services: BTreeMap::new(),
+            services: FxHashMap::default(),
             rejected: BTreeMap::new(),
             site: Site::default(),
             uplinks: BTreeMap::new(),
@@ -148,20 +149,21 @@ impl Datapath {
     /// Makes these services, and no others, the ones in force. The first call after [`Datapath::open`] must be this:
     /// until then what was adopted stays as it was.
     pub fn sync_all(&mut self, services: Vec<Service>) -> Result<SyncReport, DatapathError> {
-        let services: BTreeMap<_, _> = services.into_iter().map(|service| (service.name.clone(), service)).collect();
+        let services: FxHashMap<_, _> = services.into_iter().map(|service| (service.name.clone(), service)).collect();
         let gone: Vec<_> = self.tables.services().filter(|name| !services.contains_key(*name)).cloned().collect();
         self.services = services;
         self.rejected.retain(|name, _| self.services.contains_key(name));
         let mut report = SyncReport::default();
         let calls = self.kernel.calls;
-        let names: Vec<_> = gone.into_iter().chain(self.services.keys().cloned()).collect();
-        let mut freed = false;
-        for name in &names {
-            freed |= self.plan(name, &mut report)?;
-        }
-        let orphans = self.tables.plan_orphans(Instant::now());
-        freed |= self.carry_out(&orphans, &mut report)?;
-        self.retry(freed, &mut report)?;
+        // Of two that want one address, the first by name has it.
+        let mut wanted: Vec<_> = self.services.keys().cloned().collect();
+        wanted.sort_unstable();
+        let names: Vec<_> = gone.into_iter().chain(wanted).collect();
+        self.kernel.gather();
+        let planned = self.plan_all(&names, &mut report);
+        // What was gathered is on its way, whatever became of the rest.
+        let flushed = self.kernel.flush();
+        planned.and(flushed)?;
         report.rejected = self.rejections(&names);
         report.system_calls = self.kernel.calls - calls;
         Ok(report)
@@ -199,6 +201,17 @@ impl Datapath {
     /// Sockets closed because their endpoint was gone.
     pub fn closed_sockets(&self) -> u64 {
         self.closer.closed()
+    }
+
+    /// Puts services in force, and takes away what is no service's.
+    fn plan_all(&mut self, names: &[ServiceName], report: &mut SyncReport) -> Result<(), DatapathError> {
+        let mut freed = false;
+        for name in names {
+            freed |= self.plan(name, report)?;
+        }
+        let orphans = self.tables.plan_orphans(Instant::now());
+        freed |= self.carry_out(&orphans, report)?;
+        self.retry(freed, report)
     }
 
     /// Puts a service in force, or says why not. True if that gave addresses free.
@@ -256,8 +269,9 @@ impl Datapath {
                 || !service.external_ips.is_empty()
                 || service.ports.iter().any(|port| port.node_port.is_some())
         };
-        let concerned: Vec<_> =
+        let mut concerned: Vec<_> =
             self.services.iter().filter(|(_, service)| is_concerned(service)).map(|(name, _)| name.clone()).collect();
+        concerned.sort_unstable();
         let mut report = SyncReport::default();
         let mut freed = false;
         for name in &concerned {

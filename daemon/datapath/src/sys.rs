@@ -176,6 +176,38 @@ pub(crate) fn create_link(program: BorrowedFd<'_>, target: BorrowedFd<'_>, attac
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Puts entries into a hash table with one call, or says that not all were put.
+pub(crate) fn update_batch<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    const BPF_MAP_UPDATE_BATCH: i64 = 26;
+    /// The part of `union bpf_attr` this command reads.
+    #[repr(C)]
+    struct Attr {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    let mut attr = Attr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads as many keys and values as `count` says, of the sizes that the map has, which the caller's
+    // typed map has checked, and writes to `attr` how many it took; all of them outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<Attr>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Replaces the program of a link, without a moment in which none runs.
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     const BPF_LINK_UPDATE: i64 = 29;

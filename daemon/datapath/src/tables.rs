@@ -86,7 +86,7 @@ pub struct Capacity {
 #[derive(Debug)]
 pub struct Tables {
     capacity: Capacity,
-    groups: BTreeMap<u32, Group>,
+    groups: FxHashMap<u32, Group>,
     keys: FxHashMap<Key, u32>,
     owners: FxHashMap<u32, ServiceName>,
     owned: FxHashMap<ServiceName, Vec<u32>>,
@@ -111,7 +111,7 @@ impl Tables {
     pub fn new(capacity: Capacity) -> Self {
         Self {
             capacity,
-            groups: BTreeMap::new(),
+            groups: FxHashMap::default(),
             keys: FxHashMap::default(),
             owners: FxHashMap::default(),
             owned: FxHashMap::default(),

@@ -95,7 +95,9 @@ impl Tables {
 
     /// What removes what nobody has claimed since the tables were adopted.
     pub fn plan_orphans(&mut self, now: Instant) -> Plan {
-        let orphans: Vec<u32> = self.groups.keys().copied().filter(|group| !self.owners.contains_key(group)).collect();
+        let mut orphans: Vec<u32> =
+            self.groups.keys().copied().filter(|group| !self.owners.contains_key(group)).collect();
+        orphans.sort_unstable();
         let mut plan = Plan::default();
         for group in orphans {
             self.drop_group(group, now, &mut plan);
