@@ -34,7 +34,7 @@ fn with_prefix(value: f64, unit: &str) -> String {
 /// Three digits that count.
 pub(super) fn digits(value: f64) -> String {
     let places = match value.abs() {
-        size if size >= 99.95 || size < 1e-9 => 0,
+        size if !(1e-9..99.95).contains(&size) => 0,
         size if size >= 9.995 => 1,
         size if size >= 0.9995 => 2,
         _ => 3,
@@ -53,11 +53,11 @@ pub(super) fn tick(value: f64) -> String {
 pub(super) fn count(number: u32) -> String {
     match number {
         0..1000 => number.to_string(),
-        1000..1_000_000 if number % 1000 == 0 => format!("{}k", number / 1000),
+        1000..1_000_000 if number.is_multiple_of(1000) => format!("{}k", number / 1000),
         // Powers of two are told in those.
-        1024..1_048_576 if number % 1024 == 0 => format!("{}Ki", number / 1024),
-        1_048_576.. if number % 1_048_576 == 0 => format!("{}Mi", number / 1_048_576),
-        1_000_000.. if number % 1_000_000 == 0 => format!("{}M", number / 1_000_000),
+        1024..1_048_576 if number.is_multiple_of(1024) => format!("{}Ki", number / 1024),
+        1_048_576.. if number.is_multiple_of(1_048_576) => format!("{}Mi", number / 1_048_576),
+        1_000_000.. if number.is_multiple_of(1_000_000) => format!("{}M", number / 1_000_000),
         _ => number.to_string(),
     }
 }

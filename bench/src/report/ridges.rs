@@ -95,9 +95,10 @@ fn density(histogram: &Histogram, axis: &Axis) -> Vec<(f64, f64)> {
     }
     let smooth = |place: usize| {
         let mut sum = (0.0, 0.0);
-        for other in place.saturating_sub(REACH)..=(place + REACH).min(steps - 1) {
+        let first = place.saturating_sub(REACH);
+        for (other, events) in (first..).zip(&events[first..=(place + REACH).min(steps - 1)]) {
             let weight = (REACH + 1 - other.abs_diff(place)) as f64;
-            sum = (sum.0 + weight * events[other], sum.1 + weight);
+            sum = (sum.0 + weight * events, sum.1 + weight);
         }
         sum.0 / sum.1
     };

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
+use aya::Pod as Plain;
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use fairlead_abi::{
@@ -38,8 +39,10 @@ pub(crate) struct Kernel {
     groups: MappedWords,
     slots: MappedWords,
     backends: MappedWords,
-use crate::flows::Flows;
-use crate::sys::{MappedWords, update_batch};
+    flows4: Flows,
+    flows6: Flows,
+    /// Addresses that are to answer, gathered for one system call; nothing while each is to answer at once.
+    gathered: Option<Gathered>,
     /// System calls made so far to carry out steps.
     pub(crate) calls: usize,
 }
@@ -81,8 +84,9 @@ impl Kernel {
             groups,
             slots,
             backends,
-use crate::flows::Flows;
-use crate::sys::{MappedWords, update_batch};
+            flows4: Flows::open::<V4>(dir, map::FLOWS4)?,
+            flows6: Flows::open::<V6>(dir, map::FLOWS6)?,
+            gathered: None,
             calls: 0,
         })
     }
@@ -302,8 +306,27 @@ use crate::sys::{MappedWords, update_batch};
     }
 }
 
-use crate::flows::Flows;
-use crate::sys::{MappedWords, update_batch};
+/// Puts entries into a table, many by one system call where the kernel can do that (5.6); returns the number of calls.
+fn put_all<K: Plain, V: Plain>(
+    table: &mut HashMap<MapData, K, V>,
+    (keys, values): &(Vec<K>, Vec<V>),
+) -> Result<usize, MapError> {
+    let mut calls = 0;
+    for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
+        calls += 1;
+        if update_batch(table.map().fd().as_fd(), keys, values).is_ok() {
+            continue;
+        }
+        // The kernel cannot, or refused an entry: one by one it says which, and why.
+        for (key, value) in keys.iter().zip(values) {
+            calls += 1;
+            table.insert(key, value, 0)?;
+        }
+    }
+    Ok(calls)
+}
+
+pub(crate) fn failed(map: &'static str) -> impl Fn(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source: Box::new(source) }
 }
 

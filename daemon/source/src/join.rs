@@ -1,6 +1,6 @@
 //! The join of a Service with its EndpointSlices, in three pure steps.
 //!
-//! [`front`] and [`slice()`] read one object each and refuse it alone if it makes no sense; they keep what the data path
+//! [`front()`] and [`slice()`] read one object each and refuse it alone if it makes no sense; they keep what the data path
 //! needs and nothing else. [`join`] puts a front and its slices together and cannot fail. The rules are those of
 //! kube-proxy: ports meet by name and protocol, each family stands for itself, an endpoint counts with its first
 //! address only, conditions not given mean ready, serving, not terminating, and hints hold all or nothing.
