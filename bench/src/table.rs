@@ -114,7 +114,8 @@ fn is_ours(peer: &str) -> bool {
 fn columns(summary: &Summary) -> [String; 3] {
     let value = summary.value.map_or_else(String::new, |value| number(value.median));
     let ratio = summary.ratio.map_or_else(String::new, |ratio| format!("{:.3}", ratio.median));
-    let mark = if summary.is_noisy { " ~" } else { "" };
+    // As wide either way, so that the figures line up.
+    let mark = if summary.is_noisy { " ~" } else { "  " };
     let spread = summary.ratio.or(summary.value);
     [value, ratio, spread.map_or_else(String::new, |spread| format!("{:.1} %{mark}", spread.relative() * 100.0))]
 }
