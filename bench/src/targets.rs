@@ -50,7 +50,7 @@ const WIDE: &[&str] = &["fairlead, 10 endpoints each"];
 const MEBIBYTE: f64 = 1_048_576.0;
 
 /// Name, then which figure of which cells, then how far.
-const TARGETS: [Target; 30] = [
+const TARGETS: [Target; 32] = [
     of("XDP, flow known, 1 flow", &["program-hit"], "", XDP, &[1], Part::Ratio, Bound::AtMost(1.15)),
     of("tc, flow known, 1 flow", &["program-hit"], "", TC, &[1], Part::Ratio, Bound::AtMost(1.15)),
     of("XDP, flow known, 1M flows", &["program-hit"], "", XDP, &[1 << 20], Part::Ratio, Bound::AtMost(1.15)),
@@ -173,6 +173,16 @@ const TARGETS: [Target; 30] = [
         &[10_000, 100_000],
         Part::Growth(10.0),
         Bound::AtMost(1.15),
+    ),
+    of("a slice patched, until traffic moves", &["change-patch"], "p50", OURS, &[], Part::Value, Bound::AtMost(3e6)),
+    of(
+        "… and what the node computes for it",
+        &["change-patch"],
+        "cpu of the node",
+        OURS,
+        &[],
+        Part::Value,
+        Bound::AtMost(2e5),
     ),
     of(
         "daemon, 10,000 services × 10 endpoints",
