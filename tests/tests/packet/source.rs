@@ -149,7 +149,8 @@ fn unasked(subject: &mut Subject) -> Result<()> {
         for proto in [proto::TCP, proto::UDP, proto::SCTP] {
             for door in DOORS {
                 let to = SocketAddr::new(plan.node(), 20_000 + node.port() % 9000);
-                let packet = Packet::new(SocketAddr::new(plan.client(9), 443), to, Body::later(proto));
+                // No other row's pods ask that port, so no random source port of theirs is this one.
+                let packet = Packet::new(SocketAddr::new(plan.client(9), 4431), to, Body::later(proto));
                 node.untouched(Way::Arrive(door), &packet)?;
             }
         }
