@@ -153,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn there_are_places_for_half_as_many_entries_again() {
+    fn there_are_three_places_for_each_entry() {
         for entries in [1, 15, 16, 1000, 262_144, u32::MAX] {
             let places = u64::from(Shape::buckets(entries)) * PLACES as u64;
-            assert!(places * 2 >= u64::from(entries) * 3 && places * 2 < u64::from(entries) * 3 + 32, "{entries}");
+            assert!(places >= u64::from(entries) * 3 && places < u64::from(entries) * 3 + 16, "{entries}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Where an entry of a table of flows is: the hash of its key, and the search of a bucket's tags.
 
+use crate::choice;
+
 /// Mixes a key's 32-bit words with secret numbers, two words to a multiplication ("multilinear HM", Lemire and Kaser,
 /// Strongly universal string hashing is fast). Whoever does not know the seeds does no better at filling a bucket than
 /// chance. `N` is even, and less than the number of seeds.
@@ -22,10 +24,11 @@ pub const fn mix(sum: u64, words: [u32; 2], seeds: [u64; 2]) -> u64 {
     sum.wrapping_add(a.wrapping_mul(b))
 }
 
-/// What comes after all steps.
+/// What comes after all steps. Keys of which one word counts up, such as the ports of one pair of addresses, have sums that
+/// are as far apart as each other; with some seeds they crowd into few buckets, unless they are mixed once more.
 #[inline(always)]
 pub const fn finish(sum: u64) -> u32 {
-    (sum >> 32) as u32
+    choice::mix((sum >> 32) as u32)
 }
 
 /// The tag of a hash: 15 of the bits that do not tell the bucket, and never zero.
@@ -135,6 +138,19 @@ mod tests {
             }
             assert!(counts.iter().all(|count| count.abs_diff(1000) < 250), "word {word}: {counts:?}");
         }
+    }
+
+    /// The ports of one pair of addresses, with seeds that have them a 7th of the whole range apart, and a little.
+    #[test]
+    fn ports_crowd_into_no_bucket_whatever_the_seeds() {
+        let step = u64::MAX / 7 + (1 << 40);
+        let seeds = [1, 2, 3, 4, (step >> 16).wrapping_sub(17)];
+        let mut counts = std::vec![0u32; 24_576];
+        for port in 0..36_000u32 {
+            let hash = hash(&[0x0a00_0001, 0x0a63_0001, port << 16, 17], &seeds);
+            counts[choice::place(hash, 24_576) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| *count < 14), "{:?}", counts.iter().max());
     }
 
     #[test]
