@@ -97,6 +97,15 @@ impl Cluster {
             command.args(["--bind", API, "--advertise-address", "127.0.0.1"]);
             command.arg("--issue-node").arg(format!("{NODE},127.0.0.1,{}", dir.join("node").display()));
         })?;
+        // Without its credentials the node does not start.
+        let issued = || {
+            ensure_file(&dir.path().join("node/client.crt"))?;
+            ensure_file(&dir.path().join("kubeconfig"))
+        };
+        if let Err(error) = wait_for("the node's credentials", READY, issued) {
+            end(control);
+            return Err(error);
+        }
         let agent = spawn(stage, &net, &program("fairlead")?, dir.path(), "node.log", |command, dir| {
             command.args(["node", "--proxy-only", "--source", "push", "--node-name", NODE]);
             command.arg("--server").arg(format!("https://{API}")).arg("--credentials").arg(dir.join("node"));
