@@ -11,14 +11,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fairlead_bench::service;
-use fairlead_datapath::tables::{Capacity, Tables};
+use fairlead_bench::{CAPACITY, filled, service};
+use fairlead_datapath::tables::Tables;
 use fairlead_datapath::{Config, Datapath, Member, Site, Want, maglev, wants};
 use fairlead_proto::push::v1;
 use fairlead_source::push::decode;
 use fairlead_source::{Service, View};
 
-const CAPACITY: Capacity = Capacity { services: 65_536, backends: 131_072, slots: 1 << 23 };
 /// Services among which one changes.
 const SERVICES: u32 = 1000;
 /// Changes counted.
@@ -116,15 +115,6 @@ fn counted_all_services(tables: &mut Tables, services: &[Service], site: &Site, 
     for service in services {
         black_box(tables.plan(&service.name, &wants(service, site), now));
     }
-}
-
-fn filled(services: u32) -> Tables {
-    let mut tables = Tables::new(CAPACITY);
-    for number in 0..services {
-        let service = service(number, 0, 2);
-        tables.plan(&service.name, &wants(&service, &Site::default()), Instant::now());
-    }
-    tables
 }
 
 /// A ring for endpoints of a service that is reached from outside.

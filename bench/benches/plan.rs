@@ -4,21 +4,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use fairlead_bench::service;
-use fairlead_datapath::tables::{Capacity, Tables};
+use fairlead_bench::{CAPACITY, filled, service};
+use fairlead_datapath::tables::Tables;
 use fairlead_datapath::{Site, wants};
-
-const CAPACITY: Capacity = Capacity { services: 131_072, backends: 524_288, slots: 4_194_304 };
-
-/// Tables with this many services of two endpoints.
-fn filled(services: u32) -> Tables {
-    let mut tables = Tables::new(CAPACITY);
-    for number in 0..services {
-        let service = service(number, 0, 2);
-        tables.plan(&service.name, &wants(&service, &Site::default()), Instant::now());
-    }
-    tables
-}
 
 fn one_endpoint(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan_one_endpoint");

@@ -35,4 +35,4 @@ pub mod workload;
 
 pub use command::{Arguments, bench, is_aside};
 pub use options::Options;
-pub use services::service;
+pub use services::{CAPACITY, filled, service};

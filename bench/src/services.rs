@@ -1,8 +1,14 @@
 //! Services in any number.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
+use fairlead_datapath::tables::{Capacity, Tables};
+use fairlead_datapath::{Site, wants};
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
+
+/// Room for as many services as benchmarks plan.
+pub const CAPACITY: Capacity = Capacity { services: 131_072, backends: 524_288, slots: 4_194_304 };
 
 /// The `number`-th service: a ClusterIP of its own, and endpoints `first..first + endpoints` of a network of its own.
 pub fn service(number: u32, first: u32, endpoints: u32) -> Service {
@@ -20,4 +26,14 @@ pub fn service(number: u32, first: u32, endpoints: u32) -> Service {
         }],
         ..Service::default()
     }
+}
+
+/// Tables that hold as many of them, with two endpoints each.
+pub fn filled(services: u32) -> Tables {
+    let mut tables = Tables::new(CAPACITY);
+    for number in 0..services {
+        let service = service(number, 0, 2);
+        tables.plan(&service.name, &wants(&service, &Site::default()), Instant::now());
+    }
+    tables
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use http::Request;
 use http::header::CONTENT_TYPE;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -42,8 +42,9 @@ pub(super) struct Cluster {
     services: u32,
     runtime: Runtime,
     api: Api,
-    agent: Child,
-    control: Child,
+    agent: Process,
+    // Ends when it is dropped, which is after the agent.
+    _control: Process,
     dir: TempDir,
     // Ends with its namespaces, and so after what lives in them.
     _node: Node,
@@ -87,7 +88,7 @@ impl Cluster {
         let (net, client) = (node.net.in_cgroup(None)?, node.side(Side::Stranger).in_cgroup(None)?);
         let place = stage.place(name)?;
         let dir = tempfile::tempdir().context("cannot make a folder for the control plane")?;
-        let control = spawn(stage, &net, &program("fairlead-control")?, dir.path(), "control.log", |command, dir| {
+        let control = Process::spawn(stage, &net, "fairlead-control", dir.path(), "control.log", |command, dir| {
             command
                 .arg("run")
                 .arg("--data-dir")
@@ -97,51 +98,35 @@ impl Cluster {
             command.args(["--bind", API, "--advertise-address", "127.0.0.1"]);
             command.arg("--issue-node").arg(format!("{NODE},127.0.0.1,{}", dir.join("node").display()));
         })?;
-        // Without its credentials the node does not start.
-        let issued = || {
-            ensure_file(&dir.path().join("node/client.crt"))?;
-            ensure_file(&dir.path().join("kubeconfig"))
-        };
-        if let Err(error) = wait_for("the node's credentials", READY, issued) {
-            end(control);
-            return Err(error);
-        }
-        let agent = spawn(stage, &net, &program("fairlead")?, dir.path(), "node.log", |command, dir| {
+        // The node does not start without its credentials.
+        wait_for("the control plane's keys", READY, || {
+            for file in ["kubeconfig", "node/client.crt", "node/client.key", "node/ca.crt"] {
+                ensure!(dir.path().join(file).is_file(), "{file} is not there yet");
+            }
+            Ok(())
+        })
+        .with_context(|| said(&dir, "control.log"))?;
+        let agent = Process::spawn(stage, &net, "fairlead", dir.path(), "node.log", |command, dir| {
             command.args(["node", "--proxy-only", "--source", "push", "--node-name", NODE]);
             command.arg("--server").arg(format!("https://{API}")).arg("--credentials").arg(dir.join("node"));
             command.arg("--state-dir").arg(dir.join("proxy")).arg("--cgroup").arg(&place.cgroup);
             command.args(["--uplink", Side::Outside.interface(), "--cluster-cidr", "10.244.0.0/16"]);
             command.args(["--pod-interface", "pod*", "--healthz-bind", "off"]);
-        });
-        let agent = match agent {
-            Ok(agent) => agent,
-            Err(error) => {
-                end(control);
-                return Err(error);
-            }
-        };
+        })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let made = net.run(|| {
-            wait_for("the kubeconfig", READY, || ensure_file(&dir.path().join("kubeconfig")))?;
-            runtime.block_on(async {
-                let api = Api::new(&dir.path().join("kubeconfig")).await?;
-                fill(&api, services, endpoints).await?;
-                Ok(api)
+        let api = net
+            .run(|| {
+                runtime.block_on(async {
+                    let api = Api::new(&dir.path().join("kubeconfig")).await?;
+                    fill(&api, services, endpoints).await?;
+                    Ok(api)
+                })
             })
-        });
-        let api = match made {
-            Ok(api) => api,
-            Err(error) => {
-                let said = fs::read_to_string(dir.path().join("control.log")).unwrap_or_default();
-                end(agent);
-                end(control);
-                return Err(error.context(format!("the control plane said:\n{said}")));
-            }
-        };
-        let cluster = Self { net, client, services, runtime, api, agent, control, dir, _node: node };
+            .with_context(|| said(&dir, "control.log"))?;
+        let cluster = Self { net, client, services, runtime, api, agent, _control: control, dir, _node: node };
         let answers = || cluster.ask(&cluster.socket()?).map(drop);
         wait_for("an answer of the last service", READY, || cluster.client.run(answers))
-            .with_context(|| fs::read_to_string(cluster.dir.path().join("node.log")).unwrap_or_default())?;
+            .with_context(|| said(&cluster.dir, "node.log"))?;
         Ok(cluster)
     }
 
@@ -178,7 +163,7 @@ impl Cluster {
 
     /// Time that the node's daemon has computed so far.
     pub(super) fn computed(&self) -> Result<Duration> {
-        let tasks = format!("/proc/{}/task", self.agent.id());
+        let tasks = format!("/proc/{}/task", self.agent.0.id());
         let mut sum = 0;
         for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
             // A thread that ended just now takes its time with it: workers live as long as the daemon.
@@ -191,10 +176,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in [&mut self.agent, &mut self.control] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.agent.end();
         let removed = self.net.run(|| {
             let mut command = Command::new(program("fairlead")?);
             command.arg("down").arg("--state-dir").arg(self.dir.path().join("proxy")).stdout(Stdio::null());
@@ -215,30 +197,47 @@ fn program(name: &str) -> Result<PathBuf> {
     Ok(found)
 }
 
-fn spawn(
-    stage: &Stage,
-    net: &Namespace,
-    program: &Path,
-    dir: &Path,
-    log: &str,
-    arguments: impl FnOnce(&mut Command, &Path),
-) -> Result<Child> {
-    let log = File::create(dir.join(log))?;
-    let mut command = Command::new(program);
-    arguments(&mut command, dir);
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let child = net.run(|| command.spawn().with_context(|| format!("cannot start {}", program.display())))?;
-    stage.watch(&child, dir)?;
-    Ok(child)
+/// The last lines of a log, for an error.
+fn said(dir: &TempDir, log: &str) -> String {
+    let text = fs::read_to_string(dir.path().join(log)).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    format!("{log} ends with:\n{}", lines[lines.len().saturating_sub(5)..].join("\n"))
 }
 
-fn end(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+/// A process that ends with its value.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Process {
+    fn spawn(
+        stage: &Stage,
+        net: &Namespace,
+        name: &str,
+        dir: &Path,
+        log: &str,
+        arguments: impl FnOnce(&mut Command, &Path),
+    ) -> Result<Self> {
+        let program = program(name)?;
+        let log = File::create(dir.join(log))?;
+        let mut command = Command::new(&program);
+        arguments(&mut command, dir);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = net.run(|| command.spawn().with_context(|| format!("cannot start {}", program.display())))?;
+        let process = Self(child);
+        stage.watch(&process.0, dir)?;
+        Ok(process)
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-fn ensure_file(path: &Path) -> Result<()> {
-    if path.is_file() { Ok(()) } else { bail!("{} is not there yet", path.display()) }
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Servers that say which endpoint they are. Their threads end with the process.

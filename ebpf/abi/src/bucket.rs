@@ -69,8 +69,8 @@ impl Shape {
     };
 
     /// Buckets for so many entries. Three times as many places as entries, so that an entry seldom gives way before the table
-    /// has as many as it was made for: of 49,152 buckets two can be expected to be full then, and at half of that load none
-    /// (Poisson; with half as many places again as entries it were two at half of the load).
+    /// has as many as it was made for: of 49,152 buckets two can be expected to overflow then, and at half of that load none
+    /// (Poisson; with half as many places again as entries it were a thousand of 24,576, and one at half of the load).
     pub const fn buckets(entries: u32) -> u32 {
         let buckets = (entries as u64 * 3).div_ceil(PLACES as u64) as u32;
         if buckets == 0 { 1 } else { buckets }
