@@ -17,19 +17,41 @@ use fairlead_tests::wait_for;
 
 use crate::{CLIENT, ECHO, NODE_PORT, SERVERS, World, service, shared};
 
-/// Datagrams that arrived in a namespace, read or not. Each family counts its own.
+/// Datagrams that came to a namespace's sockets or found none. Each family counts its own, and counts one that a socket
+/// took when it is read: nothing is said before all are.
 fn arrived(pod: &Namespace) -> Result<u64> {
-    pod.run(|| {
-        let v4 = fs::read_to_string("/proc/thread-self/net/snmp")?;
-        let v6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
-        let mut lines = v4.lines().filter(|line| line.starts_with("Udp:")).map(|line| line.split_whitespace());
-        let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
-        let v4 = names.zip(values);
-        let v6 = v6.lines().filter_map(|line| line.split_once(char::is_whitespace));
-        let counted = v4.chain(v6.map(|(name, value)| (name.trim_start_matches("Udp6"), value.trim())));
-        let counted = counted.filter(|(name, _)| matches!(*name, "InDatagrams" | "RcvbufErrors" | "NoPorts"));
-        counted.map(|(_, value)| Ok(value.parse::<u64>()?)).sum()
+    let mut last = None;
+    wait_for("a server to read all it was sent", Duration::from_secs(10), || {
+        let (unread, counted) = pod.run(|| Ok((unread()?, counted()?)))?;
+        ensure!(unread == 0, "{unread} bytes are unread");
+        let settled = last.replace(counted) == Some(counted);
+        ensure!(settled, "it is still reading");
+        Ok(counted)
     })
+}
+
+/// Bytes that wait in the datagram sockets of this thread's namespace.
+fn unread() -> Result<u64> {
+    let mut sum = 0;
+    for file in ["udp", "udp6"] {
+        for socket in fs::read_to_string(format!("/proc/thread-self/net/{file}"))?.lines().skip(1) {
+            let queues = socket.split_whitespace().nth(4).context("no queues")?;
+            sum += u64::from_str_radix(queues.split_once(':').context("one queue")?.1, 16)?;
+        }
+    }
+    Ok(sum)
+}
+
+fn counted() -> Result<u64> {
+    let v4 = fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let v6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
+    let mut lines = v4.lines().filter(|line| line.starts_with("Udp:")).map(|line| line.split_whitespace());
+    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
+    let v4 = names.zip(values);
+    let v6 = v6.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let all = v4.chain(v6.map(|(name, value)| (name.trim_start_matches("Udp6"), value.trim())));
+    let all = all.filter(|(name, _)| matches!(*name, "InDatagrams" | "RcvbufErrors" | "NoPorts"));
+    all.map(|(_, value)| Ok(value.parse::<u64>()?)).sum()
 }
 
 /// Sends as fast as it can, from one connected socket, until that is closed, and counts what it has sent.
