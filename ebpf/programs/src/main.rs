@@ -38,11 +38,15 @@ mod hook;
 #[cfg(target_arch = "bpf")]
 mod icmp_error;
 #[cfg(target_arch = "bpf")]
+mod known;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod parse;
 #[cfg(target_arch = "bpf")]
 mod pod;
+#[cfg(target_arch = "bpf")]
+mod rewrite;
 #[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]

@@ -13,6 +13,7 @@ use crate::family::{Family, Ip4, Ip6};
 use crate::flow;
 use crate::hook::Hook;
 use crate::icmp_error;
+use crate::known::{self, known_or};
 use crate::maps::{self, POD_CLIENTS, node};
 use crate::parse::{Action, Kind, Packet, Verdict};
 use crate::service::{self, Client};
@@ -29,21 +30,29 @@ pub(crate) fn depart<F: Family, const MODE: u8>() {
         return;
     };
     trace::step::<MODE>(TraceSteps::PARSED);
-    let bypassed = maps::bypassed(POD_CLIENTS);
     // Pod to pod, the most frequent by far, costs one comparison.
     if F::in_cluster(&packet.dst) {
-        if bypassed && MODE != DRY && (packet.proto == proto::UDP || packet.opens()) {
-            end_translation(packet);
-        }
+        meet::<F, MODE>(packet);
         return;
     }
-    let mut moved = false;
-    if bypassed || node!(redirect) != 0 {
-        moved = flow::follow::<F, MODE>(packet, verdict, Hook::FromPod);
-        if verdict.action != Action::Continue {
-            return;
-        }
+    let moved = follow::<F, MODE>(packet, verdict);
+    if verdict.action == Action::Continue {
+        begin::<F, MODE>(moved);
     }
+}
+
+/// The first half of [`depart`], see [`flow::follow`].
+#[inline(always)]
+pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>) -> bool {
+    (maps::bypassed(POD_CLIENTS) || node!(redirect) != 0) && flow::follow::<F, MODE>(packet, verdict, Hook::FromPod)
+}
+
+/// The second half: the state's packet may begin a flow to a service.
+#[inline(always)]
+fn begin<F: Family, const MODE: u8>(moved: bool) {
+    let Some(State { packet, .. }) = state::<F>() else {
+        return;
+    };
     if packet.is_icmp() {
         return;
     }
@@ -59,6 +68,14 @@ pub(crate) fn depart<F: Family, const MODE: u8>() {
     create::note::<F, MODE>(source, if moved { Counter::FlowMoved } else { Counter::FlowNew });
     if MODE != DRY {
         maps::bypass(POD_CLIENTS);
+    }
+}
+
+/// A packet of a pod to a pod.
+#[inline(always)]
+pub(crate) fn meet<F: Family, const MODE: u8>(packet: &Packet<F>) {
+    if MODE != DRY && maps::bypassed(POD_CLIENTS) && (packet.proto == proto::UDP || packet.opens()) {
+        end_translation(packet);
     }
 }
 
@@ -85,8 +102,8 @@ fn end_translation<F: Family>(packet: &Packet<F>) {
 #[classifier]
 pub(crate) fn tc_from_pod(ctx: TcContext) -> i32 {
     match skb::ether_type(&ctx) {
-        (net::ETH_IPV4, l3) => from_pod::<Ip4>(&ctx, l3),
-        (net::ETH_IPV6, l3) => from_pod::<Ip6>(&ctx, l3),
+        (net::ETH_IPV4, l3) => known_or(&ctx, l3, known::from_pod::<Ip4>, from_pod::<Ip4>),
+        (net::ETH_IPV6, l3) => known_or(&ctx, l3, known::from_pod::<Ip6>, from_pod::<Ip6>),
         _ => NEXT,
     }
 }
@@ -99,14 +116,21 @@ pub(crate) fn tc_to_pod(ctx: TcContext) -> i32 {
         return NEXT;
     }
     match skb::ether_type(&ctx) {
-        (net::ETH_IPV4, l3) => to_pod::<Ip4>(&ctx, l3),
-        (net::ETH_IPV6, l3) => to_pod::<Ip6>(&ctx, l3),
+        (net::ETH_IPV4, l3) => known_or(&ctx, l3, known::to_pod::<Ip4>, to_pod::<Ip4>),
+        (net::ETH_IPV6, l3) => known_or(&ctx, l3, known::to_pod::<Ip6>, to_pod::<Ip6>),
         _ => NEXT,
     }
 }
 
+/// What comes from a pod and the short way had no answer for.
 #[inline(never)]
-fn from_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+fn from_pod<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
+    if left != known::UNREAD {
+        if left != known::DECIDED {
+            begin::<F, LIVE>(left == known::MOVES);
+        }
+        return skb::carry_out::<F>(ctx, Hook::FromPod);
+    }
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return NEXT;
     };
@@ -130,8 +154,12 @@ fn from_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     skb::carry_out::<F>(ctx, Hook::FromPod)
 }
 
+/// What goes to a pod and the short way had no answer for.
 #[inline(never)]
-fn to_pod<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+fn to_pod<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
+    if left != known::UNREAD {
+        return skb::carry_out::<F>(ctx, Hook::ToPod);
+    }
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return NEXT;
     };

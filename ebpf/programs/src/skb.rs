@@ -17,9 +17,9 @@ use crate::{answer, dsr, route};
 /// `BPF_F_RECOMPUTE_CSUM`: the sum of the whole buffer, if the card made one, follows the change.
 pub(crate) const RECOMPUTE: u64 = 1;
 /// `BPF_F_PSEUDO_HDR`: the change is part of the pseudo header.
-const PSEUDO: u64 = 1 << 4;
+pub(crate) const PSEUDO: u64 = 1 << 4;
 /// `BPF_F_MARK_MANGLED_0`: UDP's zero means "no checksum".
-const MANGLED_0: u64 = 1 << 5;
+pub(crate) const MANGLED_0: u64 = 1 << 5;
 
 /// `TC_ACT_UNSPEC`: go on with other programs and the kernel's own path.
 pub(crate) const NEXT: i32 = -1;

@@ -11,6 +11,7 @@ use crate::create::{self, Source};
 use crate::family::{Family, Ip4, Ip6};
 use crate::flow;
 use crate::hook::Hook;
+use crate::known::{self, known_or};
 use crate::maps::{self, count, node};
 use crate::parse::{self, Action, FIRST, Kind, LATER, Packet, Verdict};
 use crate::service::{self, Client, Preset};
@@ -101,13 +102,19 @@ fn go_direct<F: Family, const MODE: u8>() {
     }
 }
 
+/// Whether a packet that leaves is none of ours: pod to pod between nodes.
+#[inline(always)]
+pub(crate) fn is_foreign<F: Family>(packet: &Packet<F>) -> bool {
+    F::in_cluster(&packet.src) && F::in_cluster(&packet.dst) && !maps::bypassed(maps::CLUSTER_CLIENTS)
+}
+
 /// The state's packet is about to leave by an uplink.
 #[inline(always)]
 fn leave<F: Family>(ifindex: u32) {
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return;
     };
-    if F::in_cluster(&packet.src) && F::in_cluster(&packet.dst) && !maps::bypassed(maps::CLUSTER_CLIENTS) {
+    if is_foreign(packet) {
         return;
     }
     flow::follow::<F, LIVE>(packet, verdict, Hook::UplinkOut);
@@ -134,8 +141,8 @@ pub(crate) fn masquerade<F: Family, const MODE: u8>(source: Source) {
 #[classifier]
 pub(crate) fn tc_uplink_in(ctx: TcContext) -> i32 {
     match skb::ether_type(&ctx) {
-        (net::ETH_IPV4, l3) => uplink_in::<Ip4>(&ctx, l3),
-        (net::ETH_IPV6, l3) => uplink_in::<Ip6>(&ctx, l3),
+        (net::ETH_IPV4, l3) => known_or(&ctx, l3, known::uplink_in::<Ip4>, uplink_in::<Ip4>),
+        (net::ETH_IPV6, l3) => known_or(&ctx, l3, known::uplink_in::<Ip6>, uplink_in::<Ip6>),
         _ => NEXT,
     }
 }
@@ -144,8 +151,8 @@ pub(crate) fn tc_uplink_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn tc_uplink_out(ctx: TcContext) -> i32 {
     match skb::ether_type(&ctx) {
-        (net::ETH_IPV4, l3) => uplink_out::<Ip4>(&ctx, l3),
-        (net::ETH_IPV6, l3) => uplink_out::<Ip6>(&ctx, l3),
+        (net::ETH_IPV4, l3) => known_or(&ctx, l3, known::uplink_out::<Ip4>, uplink_out::<Ip4>),
+        (net::ETH_IPV6, l3) => known_or(&ctx, l3, known::uplink_out::<Ip6>, uplink_out::<Ip6>),
         _ => NEXT,
     }
 }
@@ -156,8 +163,15 @@ pub(crate) fn tc_fragment_back(ctx: TcContext) -> i32 {
     fragment::back(&ctx)
 }
 
+/// What comes into the node and the short way had no answer for.
 #[inline(never)]
-fn uplink_in<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+fn uplink_in<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
+    if left != known::UNREAD {
+        if left != known::DECIDED {
+            begin::<F, LIVE>(ifindex(ctx), None, left == known::MOVES);
+        }
+        return skb::carry_out::<F>(ctx, Hook::UplinkIn);
+    }
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return NEXT;
     };
@@ -193,8 +207,15 @@ fn uplink_in<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     skb::carry_out::<F>(ctx, Hook::UplinkIn)
 }
 
+/// What leaves the node and the short way had no answer for.
 #[inline(never)]
-fn uplink_out<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
+fn uplink_out<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
+    if left != known::UNREAD {
+        if left != known::DECIDED {
+            masquerade::<F, LIVE>(Source(ifindex(ctx)));
+        }
+        return skb::carry_out::<F>(ctx, Hook::UplinkOut);
+    }
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return NEXT;
     };

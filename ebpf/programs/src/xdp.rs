@@ -9,13 +9,13 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::{Counter, proto};
+use fairlead_abi::Counter;
 use fairlead_packet::{checksum, net};
 
 use crate::family::{Family, Ip4, Ip6};
 use crate::maps::count;
 use crate::parse::{Action, Kind, Packet, Verdict, at, plain};
-use crate::skb::{check_offset, ports_offset, sctp};
+use crate::rewrite::{self, Checksum};
 use crate::state::state;
 use crate::trace::{FAST, FAST_OUT};
 use crate::{route, uplink};
@@ -80,16 +80,17 @@ fn arrive<F: Family, const MODE: u8>(ctx: &XdpContext) -> u32 {
         verdict = place.verdict;
     }
     let (packet, verdict) = (&packet, &verdict);
+    let checksum = if MODE == FAST { Checksum::Either } else { Checksum::Finished };
     let outcome = match verdict.action {
-        Action::Rewrite => rewrite::<F, MODE>(ctx, packet, verdict)
-            .and_then(|()| store(ctx, 6, net::TRANSLATED_MAC))
-            .map(|()| XDP_PASS),
+        Action::Rewrite => {
+            rewrite(ctx, packet, verdict, checksum).and_then(|()| store(ctx, 6, net::TRANSLATED_MAC)).map(|()| XDP_PASS)
+        }
         Action::Transmit if MODE == FAST_OUT && packet.ttl > 1 => {
             let mut macs = [0u8; 12];
             if !route::back(ctx, packet, &verdict.src, &verdict.dst, &mut macs) {
                 return XDP_PASS;
             }
-            rewrite::<F, MODE>(ctx, packet, verdict)
+            rewrite(ctx, packet, verdict, checksum)
                 .and_then(|()| lower_ttl::<F>(ctx, packet))
                 .and_then(|()| store(ctx, 0, macs))
                 .map(|()| XDP_TX)
@@ -118,91 +119,10 @@ fn store<const N: usize>(ctx: &XdpContext, offset: usize, bytes: [u8; N]) -> Opt
     Some(())
 }
 
-/// Writes the verdict's tuple. IPv6's not inlined: its variables beside those of the decision would fill the stack.
+/// Writes the verdict's tuple.
 #[inline(always)]
-fn rewrite<F: Family, const MODE: u8>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if F::V6 {
-        write_apart::<F, MODE>(data, end, packet, verdict)
-    } else {
-        write::<F, MODE>(data, end, packet, verdict)
-    }
-}
-
-#[inline(never)]
-fn write_apart<F: Family, const MODE: u8>(
-    data: usize,
-    end: usize,
-    packet: &Packet<F>,
-    verdict: &Verdict<F>,
-) -> Option<()> {
-    write::<F, MODE>(data, end, packet, verdict)
-}
-
-#[inline(always)]
-fn write<F: Family, const MODE: u8>(data: usize, end: usize, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
-    let l4 = net::ETH_LEN + F::HEADER;
-    let addrs = F::delta(&packet.src, &verdict.src) + F::delta(&packet.dst, &verdict.dst);
-    let old = [packet.sport[0], packet.sport[1], packet.dport[0], packet.dport[1]];
-    let new = [verdict.sport[0], verdict.sport[1], verdict.dport[0], verdict.dport[1]];
-    let places = at::<[F::Addr; 2]>(data, end, net::ETH_LEN + F::ADDRS)?.cast::<F::Addr>();
-    if packet.proto == proto::SCTP {
-        let check = at::<[u8; 4]>(data, end, l4 + 8)?;
-        let ports = at::<[u8; 4]>(data, end, l4)?;
-        let change = (u32::from_ne_bytes(old) ^ u32::from_ne_bytes(new)).to_ne_bytes();
-        // SAFETY: `at` checked that each lies inside the packet; byte arrays have no alignment.
-        unsafe {
-            if u32::from_ne_bytes(change) != 0 {
-                *check = sctp(*check, change, packet.total.wrapping_sub(F::HEADER as u16));
-            }
-            *ports = new;
-        }
-    } else {
-        let check = at::<u16>(data, end, l4 + check_offset(packet.proto))?;
-        let icmp = packet.is_icmp();
-        // SAFETY: as above, read unaligned.
-        unsafe {
-            let field = check.read_unaligned();
-            let field = if icmp {
-                // The id stands there once; an echo of IPv4 has no pseudo header.
-                let id = checksum::delta(&[old[0], old[1], 0, 0], &[new[0], new[1], 0, 0]);
-                checksum::apply(field, id + if F::V6 { addrs } else { 0 })
-            } else if MODE == FAST && field == unfinished(packet) {
-                checksum::apply_partial(field, addrs)
-            } else {
-                let delta = addrs + checksum::delta(&old, &new);
-                if packet.proto == proto::UDP {
-                    checksum::apply_udp(field, delta)
-                } else {
-                    checksum::apply(field, delta)
-                }
-            };
-            check.write_unaligned(field);
-            if icmp {
-                *at::<[u8; 2]>(data, end, l4 + ports_offset::<F>(packet.proto))? = verdict.sport;
-            } else {
-                *at::<[u8; 4]>(data, end, l4)? = new;
-            }
-        }
-    }
-    if !F::V6 {
-        let check = at::<u16>(data, end, net::ETH_LEN + 10)?;
-        // SAFETY: as above.
-        unsafe { check.write_unaligned(checksum::apply(check.read_unaligned(), addrs)) };
-    }
-    // SAFETY: as above.
-    unsafe {
-        *places = verdict.src;
-        *places.add(1) = verdict.dst;
-    }
-    Some(())
-}
-
-/// What an unfinished checksum looks like on this packet.
-#[inline(always)]
-fn unfinished<F: Family>(packet: &Packet<F>) -> u16 {
-    let len = packet.total.wrapping_sub(F::HEADER as u16);
-    checksum::pseudo(F::words(&packet.src) + F::words(&packet.dst), packet.proto, len)
+fn rewrite<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>, checksum: Checksum) -> Option<()> {
+    rewrite::plain(ctx.data(), ctx.data_end(), packet, verdict, checksum)
 }
 
 /// Takes one from the time to live.
