@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fairlead_datapath::{Config, Datapath, PodInterface, find_pods, netns_cookie};
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
 use fairlead_tests::harness::dialogue::{PORT, ask, ask_datagram, connect, serve, tcp, udp, udp_socket};
-use fairlead_tests::harness::namespace::Namespace;
+use fairlead_tests::harness::namespace::{Inhabitant, Namespace};
 use fairlead_tests::harness::sandbox::Sandbox;
 use fairlead_tests::harness::suite;
 use fairlead_tests::wait_for;
@@ -58,6 +58,7 @@ struct World {
     interfaces: Vec<(String, u32)>,
     datapath: Datapath,
     sandbox: Sandbox,
+    _inhabitants: Vec<Inhabitant>,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +88,7 @@ impl World {
         node.forward()?;
         let mut pods = BTreeMap::new();
         let mut interfaces = Vec::new();
+        let mut inhabitants = Vec::new();
         for id in SERVERS.into_iter().chain([CLIENT, OTHER]) {
             let pod = Namespace::new()?;
             let host = format!("pod{id}");
@@ -101,7 +103,7 @@ impl World {
                 pod.route("eth0", all, 0, Some(gateway))?;
             }
             serve(&pod, id)?;
-            inhabit(&pod)?;
+            inhabitants.push(pod.inhabit()?);
             interfaces.push((host.clone(), nix::net::if_::if_nametoindex(host.as_str())?));
             pods.insert(id, pod);
         }
@@ -114,7 +116,7 @@ impl World {
         };
         let mut datapath = Datapath::open(config).context("cannot open the data path")?;
         datapath.retain_pods(&find_pods(&interfaces)?)?;
-        let mut world = Self { pods, interfaces, datapath, sandbox };
+        let mut world = Self { pods, interfaces, datapath, sandbox, _inhabitants: inhabitants };
         world.served_by(&SERVERS)?;
         Ok(world)
     }
@@ -176,19 +178,6 @@ fn elsewhere(name: &str) -> Service {
         endpoint.local = false;
     }
     service
-}
-
-/// Somebody lives there, as a pod's first process does. He stays as long as the test.
-fn inhabit(pod: &Namespace) -> Result<()> {
-    let namespace = File::open(pod.path())?;
-    let (sender, inside) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET));
-        loop {
-            thread::park();
-        }
-    });
-    Ok(inside.recv()??)
 }
 
 /// Every server answers, over TCP and over UDP both ways, and is shown as what was asked.

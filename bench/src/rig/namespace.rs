@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -16,6 +17,12 @@ use rtnetlink::{Handle, LinkBond, LinkBridge, LinkUnspec, LinkVeth, LinkVlan, Ro
 pub struct Namespace {
     file: File,
     cgroup: Option<PathBuf>,
+}
+
+/// Lives in a namespace until it is dropped.
+#[derive(Debug)]
+pub struct Inhabitant {
+    _stay: mpsc::Sender<()>,
 }
 
 impl Namespace {
@@ -78,6 +85,24 @@ impl Namespace {
             });
             inside.join().map_err(|_| anyhow!("the thread panicked"))?
         })
+    }
+
+    /// Somebody who lives there, as a pod's first process does, so that it is found where processes live.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn inhabit(&self) -> Result<Inhabitant> {
+        let place = Self { file: self.file.try_clone()?, cgroup: None };
+        let (moved, in_place) = mpsc::channel();
+        let (stay, leave) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            let _ = moved.send(place.enter());
+            drop(place);
+            // Ends with whoever holds the other end.
+            let _ = leave.recv();
+        });
+        in_place.recv()??;
+        Ok(Inhabitant { _stay: stay })
     }
 
     /// A pair of interfaces, one end here and one in another namespace, both up.

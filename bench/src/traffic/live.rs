@@ -26,7 +26,7 @@ use crate::options::{Options, Peer};
 use crate::peers::services::Spec;
 use crate::programs;
 use crate::results::{Better, Cell};
-use crate::rig::namespace::Namespace;
+use crate::rig::namespace::{Inhabitant, Namespace};
 use crate::stage::Stage;
 use crate::workload::{Case, Figure, Sample, Workload};
 
@@ -56,7 +56,7 @@ pub(crate) struct Live {
     lanes: Vec<(Cell, Lane)>,
 }
 
-/// Two pairs of interfaces, and what is between them.
+/// Two pairs of interfaces, what is between them, and the pod at the end of the second.
 #[derive(Debug)]
 struct Lane {
     ebpf: Ebpf,
@@ -64,18 +64,21 @@ struct Lane {
     /// Ours, detached before the interfaces go.
     _datapath: Option<Datapath>,
     net: Namespace,
+    _pod: (Namespace, Inhabitant),
 }
 
 impl Lane {
     fn new(stage: &Stage, cell: &Cell) -> Result<Self> {
-        let net = Namespace::new()?;
+        let (net, pod) = (Namespace::new()?, Namespace::new()?);
+        let inhabitant = pod.inhabit()?;
         net.sysctl("ipv4/ip_forward", "1")?;
         net.sysctl("ipv4/conf/all/rp_filter", "0")?;
         net.sysctl("ipv4/conf/default/rp_filter", "0")?;
         net.connect("xa", &net, "xb")?;
-        net.connect("xc", &net, "xd")?;
-        for (interface, mac) in ["xa", "xb", "xc", "xd"].into_iter().zip(MACS) {
-            net.hardware(interface, mac)?;
+        net.connect("xc", &pod, "xd")?;
+        for ((place, interface), mac) in [(&net, "xa"), (&net, "xb"), (&net, "xc"), (&pod, "xd")].into_iter().zip(MACS)
+        {
+            place.hardware(interface, mac)?;
         }
         net.address("xb", UPLINK, 24)?;
         net.address("xc", GATEWAY, 24)?;
@@ -92,13 +95,15 @@ impl Lane {
             let mut ebpf = programs::open()?;
             fill(&mut ebpf, to)?;
             // Both ends must be ready for frames that are not socket buffers.
-            for (interface, program) in [("xa", Some("arrive_end")), ("xd", Some("arrive_end")), ("xb", middle)] {
-                if let Some(program) = program {
-                    let xdp = programs::xdp(&mut ebpf, program)?;
-                    xdp.attach(interface, XdpMode::Driver)
-                        .with_context(|| format!("{interface} takes no native XDP program"))?;
-                }
-            }
+            let mut attach = |interface: &str, program| {
+                let xdp = programs::xdp(&mut ebpf, program)?;
+                xdp.attach(interface, XdpMode::Driver)
+                    .map(drop)
+                    .with_context(|| format!("{interface} takes no native XDP program"))
+            };
+            attach("xa", "arrive_end")?;
+            pod.run(|| attach("xd", "arrive_end"))?;
+            middle.map_or(Ok(()), |middle| attach("xb", middle))?;
             for name in ["inject_nowhere", "inject_out"] {
                 programs::xdp(&mut ebpf, name)?;
             }
@@ -109,7 +114,7 @@ impl Lane {
             Ok((ebpf, datapath))
         })?;
         let injector = if cell.peer == INJECTOR { "inject_nowhere" } else { "inject_out" };
-        let mut lane = Self { ebpf, injector, _datapath: datapath, net };
+        let mut lane = Self { ebpf, injector, _datapath: datapath, net, _pod: (pod, inhabitant) };
         lane.run(stage.core, Duration::from_millis(1))?;
         Ok(lane)
     }
@@ -179,7 +184,9 @@ fn counts(ebpf: &Ebpf) -> Result<[u64; 2]> {
 /// Our data path, with the endpoint behind `xc` and `xb` as its uplink.
 fn ours(stage: &Stage, spec: Spec) -> Result<Datapath> {
     let place = stage.place(&format!("live-{}", spec.services))?;
-    let mut datapath = Datapath::open(Config::new(&place.bpffs, &place.cgroup))?;
+    // Each flow has two entries.
+    let config = Config { redirect: true, flows: 2 * (FLOWS + 1), ..Config::new(&place.bpffs, &place.cgroup) };
+    let mut datapath = Datapath::open(config)?;
     let uplink = datapath.attach_uplink("xb")?;
     if uplink.mode != UplinkMode::Native {
         bail!("our program is not attached natively: {} {}", uplink.mode, uplink.reason);

@@ -20,6 +20,8 @@ pub(crate) struct Interface {
     pub(crate) ifindex: u32,
     /// What made it, where that is not hardware: veth, bond, vlan, bridge …
     pub(crate) kind: Option<String>,
+    /// The longest IP packet it takes, in bytes.
+    pub(crate) mtu: u32,
     /// Its hardware address; zero where it has none of six bytes.
     pub(crate) mac: [u8; 6],
     /// Its addresses, the oldest first, without those of a link; the ones to be used no more, or not for long, last.
@@ -40,7 +42,7 @@ pub(crate) fn interfaces() -> Result<BTreeMap<String, Interface>, DatapathError>
             })?;
             let ifindex = link.header.index;
             let addresses = addresses.remove(&ifindex).unwrap_or_default();
-            Some((name, Interface { ifindex, kind: kind(&link), mac: mac(&link), addresses }))
+            Some((name, Interface { ifindex, kind: kind(&link), mtu: mtu(&link), mac: mac(&link), addresses }))
         }
         _ => None,
     };
@@ -55,6 +57,14 @@ fn kind(link: &LinkMessage) -> Option<String> {
         }),
         _ => None,
     })
+}
+
+fn mtu(link: &LinkMessage) -> u32 {
+    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    mtu.unwrap_or_default()
 }
 
 fn mac(link: &LinkMessage) -> [u8; 6] {

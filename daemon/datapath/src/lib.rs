@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod flows;
 mod fragments;
+mod frames;
 mod interface;
 mod kernel;
 mod loader;

@@ -62,7 +62,7 @@ pub(crate) struct Found {
     /// The namespace.
     pub(crate) namespace: File,
     /// Index of the pod's own end in it.
-    peer: u32,
+    pub(crate) peer: u32,
 }
 
 /// What is found inside of it.

@@ -7,7 +7,7 @@ use fairlead_abi::Pod;
 
 use crate::interface::interfaces;
 use crate::tables::to_mapped;
-use crate::{Datapath, DatapathError, PodInterface, attach};
+use crate::{Datapath, DatapathError, PodInterface, attach, frames};
 
 impl Datapath {
     /// Attaches to a pod's host-side interface and lets its sockets be translated. Idempotent; again with other
@@ -96,8 +96,10 @@ impl Datapath {
         }
         // Who skips the host's stack must know the next hop's hardware address by himself.
         if self.config.redirect && pod.mac != [0; 6] {
-            record.host_mac = interfaces()?.get(&pod.name).map(|interface| interface.mac).unwrap_or_default();
+            let interface = interfaces()?.remove(&pod.name).unwrap_or_default();
+            record.host_mac = interface.mac;
             record.ifindex = pod.ifindex;
+            record.frames = frames::longest(&pod.name, &interface);
         }
         Ok(record)
     }

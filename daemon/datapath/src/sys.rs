@@ -266,3 +266,20 @@ pub(crate) fn open_tap(name: &str) -> io::Result<(OwnedFd, String)> {
     ioctl(socket.as_fd(), libc::SIOCSIFFLAGS, &mut request)?;
     Ok((tap, name))
 }
+
+/// Switches generic receive offload on for an interface of the caller's network namespace.
+pub(crate) fn switch_gro_on(name: &str) -> io::Result<()> {
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    // `struct ethtool_value` (`linux/ethtool.h`): the command, and what is set.
+    let mut value = [ETHTOOL_SGRO, 1];
+    // SAFETY: plain numbers, of which all zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the command reads one `ifreq` and the value it points to, both of which outlive the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

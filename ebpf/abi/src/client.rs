@@ -62,15 +62,22 @@ pub struct AffinityValue {
     pub seen: u32,
 }
 
-/// The one value of `BYPASS`: what takes part of the fast paths away. Programs write the first word, user space the other.
+/// The one value of `BYPASS`: what takes part of the fast paths away. User space writes `closing`, programs
+/// the rest.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bypass {
     /// Kinds of clients, as bits, whose packets were ever translated one by one.
     pub clients: u64,
     /// Changes after which datagram sockets are being closed: their datagrams to endpoints that are gone are dropped.
     pub closing: u64,
+    /// Of each pod's interface, by what of its index is below their number: not zero if its packets were ever translated one
+    /// by one. Only at such an interface they have to be looked up.
+    pub interfaces: [u8; INTERFACES],
 }
+
+/// Interfaces that [`Bypass`] tells apart, a power of two. Others that share a place merely take longer.
+pub const INTERFACES: usize = 4096;
 
 /// Data of a key of the trie `RANGES`; its prefix length counts the group's 32 bits and, for IPv4, the 96 of mapping.
 #[repr(C)]
@@ -131,15 +138,17 @@ pub struct Pod {
     pub mac: [u8; 6],
     /// Hardware address of the host's end.
     pub host_mac: [u8; 6],
+    /// The longest IP packet that its interface takes straight from XDP; zero if it takes none.
+    pub frames: u32,
 }
 
 const _: () = assert!(size_of::<SocketKey>() == 32 && align_of::<SocketKey>() == 8);
 const _: () = assert!(size_of::<SocketValue>() == 28 && size_of::<SocketBucket>() == 17 * 64);
 const _: () = assert!(size_of::<AffinityKey>() == 20 && size_of::<AffinityValue>() == 12);
-const _: () = assert!(size_of::<Bypass>() == 16);
+const _: () = assert!(size_of::<Bypass>() == 16 + INTERFACES);
 const _: () = assert!(size_of::<RangeKey>() == 20 && align_of::<RangeKey>() == 1);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentValue>() == 8);
-const _: () = assert!(size_of::<Pod>() == 36);
+const _: () = assert!(size_of::<Pod>() == 40);
 
 // SAFETY: repr(C), every byte is initialised (padding is named), any bit pattern is valid.
 #[cfg(feature = "user")]

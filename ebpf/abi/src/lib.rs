@@ -18,8 +18,8 @@ mod trace;
 pub use backend::{Backend, MemberKey};
 pub use bucket::{Bucket, Entry, FLOW_LOCKS, PLACES, SEEDS, SOCKET_LOCKS, Shape};
 pub use client::{
-    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, LOST_MAC, Pod, RangeKey, SocketBucket,
-    SocketKey, SocketValue,
+    AffinityKey, AffinityValue, Bypass, FragmentKey, FragmentValue, HELD_MAC, INTERFACES, LOST_MAC, Pod, RangeKey,
+    SocketBucket, SocketKey, SocketValue,
 };
 pub use counter::Counter;
 pub use flow::{FlowBucket, FlowFlags, FlowKey, FlowValue};
@@ -28,7 +28,7 @@ pub use service::{Group, Range, ServiceKey, ServiceValue};
 pub use trace::{Trace, TraceSteps};
 
 /// Version of all layouts here; a part of the pin path.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// An IPv4 address as it stands in the packet.
 pub type V4 = [u8; 4];

@@ -48,7 +48,7 @@ fn explain<F: Family>(ctx: &TcContext, l3: usize, pod: bool) -> i32 {
     // SAFETY: a field of the context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     if pod {
-        pod::depart::<F, DRY>();
+        pod::depart::<F, DRY>(ifindex);
         // What the uplink would do with it next, as if it were to leave by the first.
         if state::<F>().is_some_and(|state| state.verdict.action == Action::Continue) {
             uplink::masquerade::<F, DRY>(Source::ANY);

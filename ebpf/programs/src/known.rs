@@ -56,6 +56,16 @@ pub(crate) fn uplink_out<F: Family>(ctx: &TcContext) -> i32 {
 /// From a pod.
 #[inline(never)]
 pub(crate) fn from_pod<F: Family>(ctx: &TcContext) -> i32 {
+    // To another pod, as nearly everything: nobody's business.
+    if node!(redirect) == 0
+        && !maps::bypassed_at(uplink::ifindex(ctx))
+        && !maps::has_ended()
+        && let Some(dst) = at::<F::Addr>(ctx.data(), ctx.data_end(), net::ETH_LEN + F::ADDRS + size_of::<F::Addr>())
+        // SAFETY: `at` checked that it lies inside the packet. Read by words: the verifier refuses that where it cannot be.
+        && F::in_cluster(unsafe { &*dst })
+    {
+        return NEXT;
+    }
     try_at::<F>(ctx, Hook::FromPod)
 }
 
@@ -103,11 +113,12 @@ fn decide<F: Family>(ctx: &TcContext, hook: Hook, packet: &mut Packet<F>, verdic
         }
         Hook::FromPod => {
             if F::in_cluster(&packet.dst) {
-                pod::meet::<F, LIVE>(packet);
+                pod::meet::<F, LIVE>(packet, uplink::ifindex(ctx));
                 return NEXT;
             }
-            pod::follow::<F, LIVE>(packet, verdict)
+            pod::follow::<F, LIVE>(packet, verdict, uplink::ifindex(ctx))
         }
+        Hook::ToPod if !maps::bypassed_at(uplink::ifindex(ctx)) => return NEXT,
         Hook::ToPod => flow::follow::<F, LIVE>(packet, verdict, hook),
     };
     let ported = packet.proto == proto::TCP || packet.proto == proto::UDP;

@@ -4,8 +4,8 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_abi::{
-    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FragmentKey, FragmentValue, Group, MemberKey,
-    Node, Pod, RangeKey, ServiceKey, ServiceValue, Shape, SocketBucket, SourcePool, Trace, V6,
+    AffinityKey, AffinityValue, Backend, Bypass, Counter, FlowBucket, FragmentKey, FragmentValue, Group, INTERFACES,
+    MemberKey, Node, Pod, RangeKey, ServiceKey, ServiceValue, Shape, SocketBucket, SourcePool, Trace, V6,
 };
 
 /// `BPF_F_MMAPABLE`: user space stores into these arrays without system calls.
@@ -152,6 +152,30 @@ pub(crate) fn has_ended() -> bool {
         Some(bypass) => unsafe { core::ptr::read_volatile(&raw const (*bypass).closing) != 0 },
         None => false,
     }
+}
+
+/// Whether there ever were such clients at a pod's interface.
+#[inline(always)]
+pub(crate) fn bypassed_at(ifindex: u32) -> bool {
+    BYPASS.get_ptr(0).is_some_and(|bypass| {
+        // SAFETY: the map returned a pointer to its value, and the place is below the number of places.
+        unsafe { (*bypass).interfaces.as_ptr().add(ifindex as usize & (INTERFACES - 1)).read_volatile() != 0 }
+    })
+}
+
+/// There are such clients at a pod's interface now.
+#[inline(always)]
+pub(crate) fn bypass_at(ifindex: u32) {
+    if let Some(bypass) = BYPASS.get_ptr_mut(0) {
+        // SAFETY: as above. A byte for each, which takes no other CPU's with it.
+        unsafe {
+            let place = (&raw mut (*bypass).interfaces).cast::<u8>().add(ifindex as usize & (INTERFACES - 1));
+            if place.read_volatile() == 0 {
+                place.write_volatile(1);
+            }
+        }
+    }
+    bypass(POD_CLIENTS);
 }
 
 /// There are clients of such a kind now.

@@ -21,35 +21,37 @@ use crate::skb::{self, NEXT, SHOT};
 use crate::state::{State, state};
 use crate::table;
 use crate::trace::{self, DRY, LIVE};
-use crate::uplink::ports_of;
+use crate::uplink::{ifindex, ports_of};
 
-/// The state's packet comes from a pod.
+/// The state's packet comes from a pod, by this interface.
 #[inline(always)]
-pub(crate) fn depart<F: Family, const MODE: u8>() {
+pub(crate) fn depart<F: Family, const MODE: u8>(ifindex: u32) {
     let Some(State { packet, verdict, .. }) = state::<F>() else {
         return;
     };
     trace::step::<MODE>(TraceSteps::PARSED);
     // Pod to pod, the most frequent by far, costs one comparison.
     if F::in_cluster(&packet.dst) {
-        meet::<F, MODE>(packet);
+        meet::<F, MODE>(packet, ifindex);
         return;
     }
-    let moved = follow::<F, MODE>(packet, verdict);
+    let moved = follow::<F, MODE>(packet, verdict, ifindex);
     if verdict.action == Action::Continue {
-        begin::<F, MODE>(moved);
+        begin::<F, MODE>(moved, ifindex);
     }
 }
 
 /// The first half of [`depart`], see [`flow::follow`].
 #[inline(always)]
-pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>) -> bool {
-    (maps::bypassed(POD_CLIENTS) || node!(redirect) != 0) && flow::follow::<F, MODE>(packet, verdict, Hook::FromPod)
+pub(crate) fn follow<F: Family, const MODE: u8>(packet: &Packet<F>, verdict: &mut Verdict<F>, ifindex: u32) -> bool {
+    // Nobody said by which interface a packet that is made up would come.
+    let bypassed = if MODE == DRY { maps::bypassed(POD_CLIENTS) } else { maps::bypassed_at(ifindex) };
+    (bypassed || node!(redirect) != 0) && flow::follow::<F, MODE>(packet, verdict, Hook::FromPod)
 }
 
 /// The second half: the state's packet may begin a flow to a service.
 #[inline(always)]
-fn begin<F: Family, const MODE: u8>(moved: bool) {
+fn begin<F: Family, const MODE: u8>(moved: bool, ifindex: u32) {
     let Some(State { packet, .. }) = state::<F>() else {
         return;
     };
@@ -67,14 +69,14 @@ fn begin<F: Family, const MODE: u8>(moved: bool) {
     };
     create::note::<F, MODE>(source, if moved { Counter::FlowMoved } else { Counter::FlowNew });
     if MODE != DRY {
-        maps::bypass(POD_CLIENTS);
+        maps::bypass_at(ifindex);
     }
 }
 
 /// A packet of a pod to a pod.
 #[inline(always)]
-pub(crate) fn meet<F: Family, const MODE: u8>(packet: &Packet<F>) {
-    if MODE != DRY && maps::bypassed(POD_CLIENTS) && (packet.proto == proto::UDP || packet.opens()) {
+pub(crate) fn meet<F: Family, const MODE: u8>(packet: &Packet<F>, ifindex: u32) {
+    if MODE != DRY && maps::bypassed_at(ifindex) && (packet.proto == proto::UDP || packet.opens()) {
         end_translation(packet);
     }
 }
@@ -111,8 +113,8 @@ pub(crate) fn tc_from_pod(ctx: TcContext) -> i32 {
 /// To the pod.
 #[classifier]
 pub(crate) fn tc_to_pod(ctx: TcContext) -> i32 {
-    // As long as no pod's packets were translated, no reply has to be.
-    if !maps::bypassed(POD_CLIENTS) && !maps::has_ended() {
+    // As long as no packet of this pod was translated, no reply has to be.
+    if !maps::bypassed_at(ifindex(&ctx)) && !maps::has_ended() {
         return NEXT;
     }
     match skb::ether_type(&ctx) {
@@ -127,7 +129,7 @@ pub(crate) fn tc_to_pod(ctx: TcContext) -> i32 {
 fn from_pod<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
     if left != known::UNREAD {
         if left != known::DECIDED {
-            begin::<F, LIVE>(left == known::MOVES);
+            begin::<F, LIVE>(left == known::MOVES, ifindex(ctx));
         }
         return skb::carry_out::<F>(ctx, Hook::FromPod);
     }
@@ -150,7 +152,7 @@ fn from_pod<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
         return action;
     }
     *verdict = Verdict::of(packet);
-    depart::<F, LIVE>();
+    depart::<F, LIVE>(ifindex(ctx));
     skb::carry_out::<F>(ctx, Hook::FromPod)
 }
 
@@ -168,7 +170,7 @@ fn to_pod<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
         return SHOT;
     }
     match kind {
-        _ if !maps::bypassed(POD_CLIENTS) => return NEXT,
+        _ if !maps::bypassed_at(ifindex(ctx)) => return NEXT,
         Kind::Error => return icmp_error::translate(ctx, packet, Hook::ToPod),
         Kind::Flow => {}
         _ => return NEXT,

@@ -243,7 +243,7 @@ fn uplink_out<F: Family>(ctx: &TcContext, l3: usize, left: i32) -> i32 {
 
 /// Index of the interface the packet is at.
 #[inline(always)]
-fn ifindex(ctx: &TcContext) -> u32 {
+pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: a field of the context.
     unsafe { (*ctx.skb.skb).ifindex }
 }

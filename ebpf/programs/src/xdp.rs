@@ -1,5 +1,5 @@
 //! The uplink's fast side: plain packets are translated in the driver's buffer and handed to the stack, which routes
-//! them to the pod's interface. Whatever is more than that goes up untouched, to `tc_uplink_in`.
+//! them to the pod's interface; or, where that is wanted and possible, sent there at once. Whatever is more than that goes up untouched, to `tc_uplink_in`.
 //!
 //! Two programs, so that a real card does not pay for virtual ones: behind a veth the sender may have left the checksum
 //! unfinished, which shows as the bare pseudo-header sum in its field. One finished checksum in 65536 is that number
@@ -7,15 +7,17 @@
 //! several buffers (5.18); all that is looked at is in the first.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use fairlead_abi::Counter;
 use fairlead_packet::{checksum, net};
 
 use crate::family::{Family, Ip4, Ip6};
-use crate::maps::count;
+use crate::maps::{self, count, node};
 use crate::parse::{Action, Kind, Packet, Verdict, at, plain};
 use crate::rewrite::{self, Checksum};
+use crate::skb::check_offset;
 use crate::state::state;
 use crate::trace::{FAST, FAST_OUT};
 use crate::{route, uplink};
@@ -82,6 +84,9 @@ fn arrive<F: Family, const MODE: u8>(ctx: &XdpContext) -> u32 {
     let (packet, verdict) = (&packet, &verdict);
     let checksum = if MODE == FAST { Checksum::Either } else { Checksum::Finished };
     let outcome = match verdict.action {
+        Action::Rewrite if node!(redirect) != 0 && takes_frame(ctx, packet, verdict, checksum) => {
+            send_to_pod(ctx, packet, verdict)
+        }
         Action::Rewrite => {
             rewrite(ctx, packet, verdict, checksum).and_then(|()| store(ctx, 6, net::TRANSLATED_MAC)).map(|()| XDP_PASS)
         }
@@ -117,6 +122,41 @@ fn store<const N: usize>(ctx: &XdpContext, offset: usize, bytes: [u8; N]) -> Opt
     // SAFETY: `at` checked that the place lies inside the packet; byte arrays have no alignment.
     unsafe { *place = bytes };
     Some(())
+}
+
+/// Whether the verdict's destination is a pod of this node whose interface takes this frame as it is: whole in one
+/// buffer, of no more than its length, with time to live, and its checksum finished.
+#[inline(always)]
+fn takes_frame<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>, checksum: Checksum) -> bool {
+    let len = packet.total as usize;
+    if packet.ttl <= 1 || ctx.data() + net::ETH_LEN + len > ctx.data_end() {
+        return false;
+    }
+    if checksum == Checksum::Either && !packet.is_icmp() {
+        let offset = net::ETH_LEN + F::HEADER + check_offset(packet.proto);
+        let Some(field) = at::<u16>(ctx.data(), ctx.data_end(), offset) else {
+            return false;
+        };
+        // SAFETY: `at` checked that it lies inside the packet.
+        if unsafe { field.read_unaligned() } == rewrite::unfinished(packet) {
+            return false;
+        }
+    }
+    maps::pod(&F::mapped(verdict.dst)).is_some_and(|pod| pod.frames as usize >= len)
+}
+
+/// Sends a packet on to its pod, as a router would.
+#[inline(never)]
+fn send_to_pod<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<u32> {
+    let pod = maps::pod(&F::mapped(verdict.dst))?;
+    let mut macs = [0u8; 12];
+    macs[..6].copy_from_slice(&pod.mac);
+    macs[6..].copy_from_slice(&pod.host_mac);
+    rewrite(ctx, packet, verdict, Checksum::Finished)?;
+    lower_ttl::<F>(ctx, packet)?;
+    store(ctx, 0, macs)?;
+    // SAFETY: an index and no flags.
+    Some(unsafe { bpf_redirect(pod.ifindex, 0) } as u32)
 }
 
 /// Writes the verdict's tuple.

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use fairlead_source::{Dsr, Protocol, Service};
 use fairlead_tests::harness::packet::node::{DOORS, Door, Fate, Node, PEER, PODS, Way, pod_mac};
 use fairlead_tests::harness::packet::plan::{NODE_PORT, PORT, Plan, number};
-use fairlead_tests::harness::packet::{Body, Packet, flag, proto};
+use fairlead_tests::harness::packet::{Body, Frame, Packet, flag, proto};
 use fairlead_tests::harness::suite::Case;
 
 use crate::services::{PROTOCOLS, converse, doors, knocker};
@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case<Subject>] = &[
     ("dsr_is_not_for_local_endpoints_and_cluster_ips", dsr_not),
     ("counted_what_is_encapsulated_for_nobody_here", dsr_foreign),
     ("redirect_goes_straight_to_the_pod_and_back", redirect),
+    ("redirected_frames_skip_what_they_can", frames),
 ];
 
 /// Sends towards an endpoint elsewhere; as what it left, which must be under the node's address.
@@ -394,4 +395,55 @@ fn redirect(subject: &mut Subject) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Verdicts of XDP.
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
+
+/// With redirects, a known flow's frame goes from XDP to the pod before there is a socket buffer; but for what the pod's
+/// interface could not take, or would take for broken.
+fn frames(subject: &mut Subject) -> Result<()> {
+    // "veth: allow enabling NAPI even without XDP"
+    let takes = kernel()? >= (5, 13);
+    let node = subject.node(Kind::Redirect)?;
+    for plan in Plan::BOTH {
+        for protocol in PROTOCOLS {
+            let proto = number(protocol);
+            let end = plan.here(PODS[0]);
+            node.services(vec![plan.service(9, protocol, vec![end.clone()])])?;
+            let asked = plan.doors(9)[2];
+            let first = Packet::new(node.client(plan), asked, Body::opening(proto));
+            node.send(Way::Arrive(Door::Card), &first)?;
+            let known = first.with(Body::later(proto));
+            let mtu = 1500 - usize::from(!plan.v4) * 40;
+            let cases = [
+                (known.clone(), true),
+                (Packet { ttl: 1, ..known.clone() }, false),
+                (known.clone().with(Body::later(proto).sized(mtu)), false),
+            ];
+            for program in ["xdp_service", "xdp_service_veth"] {
+                for (packet, fits) in &cases {
+                    let unfinished = program == "xdp_service_veth" && packet.looks_unfinished();
+                    let wanted = if takes && *fits && !unfinished { REDIRECT } else { PASS };
+                    let (verdict, out) = node.alone(program, &packet.clone().framed().bytes())?;
+                    ensure!(verdict == wanted, "{program}: {packet}: {verdict} instead of {wanted}");
+                    if verdict == REDIRECT {
+                        let out = Frame::parse(&out).map_err(|wrong| anyhow!("{program}: {packet}: {wrong}"))?;
+                        let (to, sent) = (out.to, out.packet);
+                        ensure!(to == pod_mac(PODS[0]), "{program}: {packet} goes to {to:02x?}");
+                        ensure!(sent == packet.clone().to(end.address).hop(), "{program}: {packet} is {sent}");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kernel() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let mut next = || numbers.next().context("a short version")?.context("not a version");
+    Ok((next()?, next()?))
 }

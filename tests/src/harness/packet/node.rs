@@ -15,7 +15,7 @@ use fairlead_source::Service;
 
 use super::plan::Plan;
 use super::{Frame, Mac, Packet};
-use crate::harness::namespace::Namespace;
+use crate::harness::namespace::{Inhabitant, Namespace};
 use crate::harness::sandbox::Sandbox;
 
 /// The router's hardware address.
@@ -93,6 +93,7 @@ pub struct Node {
     pods: Vec<u32>,
     inside: Namespace,
     _others: Vec<Namespace>,
+    _inhabitants: Vec<Inhabitant>,
     sandbox: Sandbox,
     ports: u32,
 }
@@ -126,10 +127,12 @@ impl Node {
         inside.connect("up0", &outside, "wire")?;
         inside.hardware("up0", UPLINK)?;
         let mut others = vec![outside];
+        let mut inhabitants = Vec::new();
         for n in PODS {
             let pod = Namespace::new()?;
             inside.connect(&format!("pod{n}"), &pod, "eth0")?;
             pod.hardware("eth0", pod_mac(n))?;
+            inhabitants.push(pod.inhabit()?);
             others.push(pod);
         }
         for plan in Plan::BOTH {
@@ -171,7 +174,7 @@ impl Node {
             datapath.attach_pod(&PodInterface { name, ifindex, addresses, mac: pod_mac(n), netns_cookie: 0 })?;
             pods.push(ifindex);
         }
-        Ok(Self { datapath, uplink, pods, inside, _others: others, sandbox, ports: 0 })
+        Ok(Self { datapath, uplink, pods, inside, _others: others, _inhabitants: inhabitants, sandbox, ports: 0 })
     }
 
     /// Where its maps are pinned.
@@ -271,6 +274,7 @@ impl Node {
             1 => Ok((Fate::Dropped, out)),
             2 => self.tc("tc_uplink_in", self.uplink, &out),
             3 if program == "xdp_service" => Ok((Fate::Sent, out)),
+            4 => Ok((Fate::Sent, out)),
             other => bail!("{program} said {other}"),
         }
     }
