@@ -75,6 +75,7 @@ fn main() -> ExitCode {
             ("datagram_sockets_of_a_removed_endpoint_are_closed_and_no_others", datagrams),
             ("connections_to_a_removed_endpoint_drain_and_are_then_closed", connections),
             ("an_endpoint_that_another_service_still_has_keeps_its_sockets", shared),
+            ("a_daemon_that_comes_later_closes_them_too_and_looks_for_none_where_there_are_none", later),
             ("no_datagram_reaches_an_endpoint_once_it_is_removed_however_fast_they_come", flood::flood),
         ],
     )
@@ -108,17 +109,20 @@ impl World {
             pods.insert(id, pod);
         }
         sandbox.enter()?;
-        let config = Config {
-            node_port_loopback: true,
-            node_addresses: vec![pod_addresses(1)[0], pod_addresses(1)[1]],
-            drain: DRAIN,
-            ..Config::new(sandbox.bpffs(), sandbox.cgroup())
-        };
-        let mut datapath = Datapath::open(config).context("cannot open the data path")?;
+        let mut datapath = Datapath::open(Self::config(&sandbox)).context("cannot open the data path")?;
         datapath.retain_pods(&find_pods(&interfaces)?)?;
         let mut world = Self { pods, interfaces, datapath, sandbox, _inhabitants: inhabitants };
         world.served_by(&SERVERS)?;
         Ok(world)
+    }
+
+    fn config(sandbox: &Sandbox) -> Config {
+        Config {
+            node_port_loopback: true,
+            node_addresses: vec![pod_addresses(1)[0], pod_addresses(1)[1]],
+            drain: DRAIN,
+            ..Config::new(sandbox.bpffs(), sandbox.cgroup())
+        }
     }
 
     /// Puts all services in force, with these endpoints.
@@ -382,6 +386,38 @@ fn datagrams(world: &mut World) -> Result<()> {
             ensure!(ask_datagram(&socket, target, true, 5)?.0 == id, "{target} moved");
         }
     }
+    world.served_by(&SERVERS)
+}
+
+/// What the hooks noted outlasts the daemon; and where they noted nothing, nobody is looked for.
+fn later(world: &mut World) -> Result<()> {
+    let address = SocketAddr::new(ECHO[0], 80);
+    let socket = udp_socket(address)?;
+    socket.connect(address)?;
+    let id = ask_datagram(&socket, address, true, 5)?.0;
+    let stays = SERVERS.into_iter().find(|other| *other != id).context("there is one server alone")?;
+    world.datapath = Datapath::open(World::config(&world.sandbox)).context("cannot open the data path again")?;
+    world.datapath.retain_pods(&find_pods(&world.interfaces)?)?;
+    world.served_by(&[stays])?;
+    wait_for("closing of a socket", Duration::from_secs(5), || {
+        ensure!(world.datapath.closed_sockets() > 0, "it is open");
+        Ok(())
+    })?;
+    let error = socket.recv(&mut [0]).err().context("a socket of a removed endpoint was left open")?;
+    ensure!(error.kind() == ErrorKind::ConnectionAborted, "{error}");
+    world.served_by(&SERVERS)?;
+    // Endpoints that nobody asks, and who asked for those before are looked for once more.
+    thread::sleep(Duration::from_secs(1));
+    let unasked = |ids: &[u8]| Service { cluster_ips: vec![v4(10, 96, 0, 66)], ..service("unasked", None, ids) };
+    let before = world.datapath.socket_searches();
+    for ids in [&SERVERS[..], &SERVERS[1..], &SERVERS[..], &[]] {
+        let service = unasked(ids);
+        world.datapath.sync(vec![(service.name.clone(), Some(service))])?;
+    }
+    world.datapath.tick(Instant::now() + DRAIN)?;
+    thread::sleep(Duration::from_secs(1));
+    let searches = world.datapath.socket_searches() - before;
+    ensure!(searches == 0, "sockets of endpoints that nobody was given were looked for {searches} times");
     world.served_by(&SERVERS)
 }
 

@@ -21,7 +21,10 @@ use crate::tables::{Capacity, Found, Set, Step, Tables};
 
 /// Words of a [`Group`] and of a [`Backend`]. Slots take one each: the kernel pads entries to eight bytes.
 const GROUP_WORDS: usize = size_of::<Group>() / 8;
-const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
+pub(crate) const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
+/// Which word of a [`Backend`] ends in its life, and which begins with its group and ends in what hooks note of it.
+pub(crate) const LIFE_WORD: usize = 2;
+pub(crate) const GROUP_WORD: usize = 3;
 
 /// The maps user space reads and writes.
 pub(crate) struct Kernel {
@@ -154,8 +157,13 @@ impl Kernel {
             Step::Backend(id, backend) => {
                 let word = *id as usize * BACKEND_WORDS;
                 let words = backend_words(backend);
+                // Beside the group stands what the hooks note: it is left alone while that is the same, and of another
+                // generation when it is not.
+                if self.backends.load(word + GROUP_WORD) as u32 != backend.group {
+                    self.backends.store(word + GROUP_WORD, words[GROUP_WORD]);
+                }
                 // The life last: whoever finds it finds the rest.
-                for place in [0, 1, 3, 2] {
+                for place in [0, 1, LIFE_WORD] {
                     self.backends.store(word + place, words[place]);
                 }
                 return Ok(());
@@ -364,8 +372,7 @@ fn backend_words(backend: &Backend) -> [u64; BACKEND_WORDS] {
     let [p, q] = backend.port;
     let [a, b, c, d] = backend.life.to_ne_bytes();
     let life = u64::from_ne_bytes([p, q, backend.proto, backend.flags, a, b, c, d]);
-    let group = u64::from(backend.group) | u64::from(backend.pad) << 32;
-    [high, low, life, group]
+    [high, low, life, u64::from(backend.group)]
 }
 
 pub(crate) fn halves(addr: &V6) -> (u64, u64) {
@@ -375,13 +382,14 @@ pub(crate) fn halves(addr: &V6) -> (u64, u64) {
     (u64::from_ne_bytes(high), u64::from_ne_bytes(low))
 }
 
+/// What user space keeps of an endpoint: without what the hooks note of it.
 fn backend_from([high, low, life, group]: [u64; BACKEND_WORDS]) -> Backend {
     let mut addr = [0; 16];
     addr[..8].copy_from_slice(&high.to_ne_bytes());
     addr[8..].copy_from_slice(&low.to_ne_bytes());
     let [p, q, proto, flags, a, b, c, d] = life.to_ne_bytes();
     let life = u32::from_ne_bytes([a, b, c, d]);
-    Backend { addr, port: [p, q], proto, flags, life, group: group as u32, pad: (group >> 32) as u32 }
+    Backend { addr, port: [p, q], proto, flags, life, group: group as u32, given: 0 }
 }
 
 #[cfg(test)]
@@ -397,7 +405,7 @@ mod tests {
             flags: Backend::IPV6,
             life: 0x501,
             group: 77,
-            pad: 0,
+            given: 0,
         };
         let words = backend_words(&backend);
         assert_eq!(backend_from(words), backend);

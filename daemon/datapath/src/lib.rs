@@ -183,8 +183,7 @@ impl Datapath {
             self.kernel.apply(step)?;
         }
         if !plan.ended.is_empty() {
-            let gone = plan.ended.iter().map(|ended| (ended.address, ended.proto)).collect();
-            self.closer.close(gone, self.pod_interfaces(), None);
+            self.closer.close(plan.ended.clone(), self.pod_interfaces(), None);
         }
         Ok(plan.ended)
     }
@@ -197,6 +196,11 @@ impl Datapath {
     /// Entries in the tables of flows of IPv4 and IPv6: two per translated connection. Goes through all of them.
     pub fn flows(&self) -> (usize, usize) {
         self.kernel.flows()
+    }
+
+    /// How often sockets of endpoints that were gone were looked for, in all pods: when there might have been any.
+    pub fn socket_searches(&self) -> u64 {
+        self.closer.looks()
     }
 
     /// Sockets closed because their endpoint was gone.
@@ -241,8 +245,7 @@ impl Datapath {
 
     fn carry_out(&mut self, plan: &Plan, report: &mut SyncReport) -> Result<bool, DatapathError> {
         // Connections drain; whoever sends datagrams shall not send another one there.
-        let gone = plan.ended.iter().filter(|ended| ended.proto == proto::UDP);
-        let gone: Vec<_> = gone.map(|ended| (ended.address, ended.proto)).collect();
+        let gone: Vec<_> = plan.ended.iter().filter(|ended| ended.proto == proto::UDP).copied().collect();
         let announced = (!gone.is_empty()).then(|| self.closer.announce());
         for step in &plan.steps {
             self.kernel.apply(step)?;

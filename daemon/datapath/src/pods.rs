@@ -109,8 +109,8 @@ impl Datapath {
         self.pods.values()
     }
 
-    /// Host-side interfaces of the pods attached.
+    /// Host-side interfaces of the pods whose sockets the hooks translate.
     pub(crate) fn pod_interfaces(&self) -> Vec<(String, u32)> {
-        self.pods.values().map(|pod| (pod.name.clone(), pod.ifindex)).collect()
+        self.pods.values().filter(|pod| pod.netns_cookie != 0).map(|pod| (pod.name.clone(), pod.ifindex)).collect()
     }
 }

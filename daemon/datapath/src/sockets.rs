@@ -8,38 +8,39 @@
 //! whose endpoint is gone by its life in `BACKENDS`: UDP at once, TCP when the drain is over. Whoever chose the pod's own
 //! address, or reached it through another service that still has it, is left alone.
 //!
-//! That takes milliseconds, in which a fast sender sends thousands. So the programs are told before an endpoint ends that
+//! That means to enter the namespace of every pod, and most endpoints go without a socket of this node ever having been
+//! given them: those that ask from outside or from pods whose packets are translated are nobody's sockets here. So the
+//! hooks note in `BACKENDS` that an endpoint was given to a socket, and nobody is looked for who cannot be there.
+//!
+//! Looking takes milliseconds, in which a fast sender sends thousands. So the programs are told before an endpoint ends that
 //! datagram sockets are being closed, and drop what these send meanwhile (`BYPASS`).
 
 mod diag;
+mod queue;
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use aya::maps::{Array, Map, MapData};
 use fairlead_abi::{Backend, Bypass, SocketKey, map, mapped, proto};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::DatapathError;
 use crate::flows::Given;
-use crate::kernel;
+use crate::kernel::{self, BACKEND_WORDS, GROUP_WORD, LIFE_WORD};
 use crate::netlink::Netlink;
 use crate::netns;
 use crate::sys::MappedWords;
+use crate::tables::Ended as Gone;
 use diag::Socket;
+use queue::{Queue, Work};
 
-/// A socket may have been given its endpoint just before that went, and connect just after we looked. So there is a
-/// second look.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Endpoints named to the kernel in one question.
 const BATCH: usize = 256;
 /// Words of a [`Bypass`], and which of them is `closing`.
@@ -49,9 +50,17 @@ const CLOSING: usize = 1;
 /// Closes sockets, on a thread of its own that ends with this value.
 #[derive(Debug)]
 pub(crate) struct SocketCloser {
-    work: Sender<Work>,
-    closed: Arc<AtomicU64>,
+    queue: Arc<Queue>,
+    counts: Arc<Counts>,
+    ends: Arc<Ends>,
     bypass: Arc<MappedWords>,
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+struct Counts {
+    closed: AtomicU64,
+    looks: AtomicU64,
 }
 
 /// Datagram sockets will be, or are being, closed: the programs know it for as long as this value lives.
@@ -71,41 +80,34 @@ impl Drop for Announced {
     }
 }
 
-/// Endpoints that are gone, and where their clients may live.
-#[derive(Debug)]
-struct Work {
-    gone: Vec<(SocketAddr, u8)>,
-    pods: Vec<(String, u32)>,
-    announced: Vec<Announced>,
-}
-
-/// What came of it.
+/// What came of a look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
+struct Report {
     /// Sockets closed.
-    pub(crate) closed: u64,
+    closed: u64,
     /// Sockets, or whole namespaces, that the kernel refused.
-    pub(crate) failed: u64,
+    failed: u64,
 }
 
 impl SocketCloser {
     /// Opens the maps pinned in this directory. Sockets are looked for in the network namespace of the caller.
     pub(crate) fn open(maps: &Path) -> Result<Self, DatapathError> {
-        let memory = Memory::open(maps)?;
+        let (words, entries) = kernel::words(maps, map::BACKENDS, BACKEND_WORDS)?;
+        let ends = Arc::new(Ends { words, entries });
+        let memory = Memory { given: Given::open(maps)?, ends: Arc::clone(&ends) };
         let (bypass, _) = kernel::words(maps, map::BYPASS, BYPASS_WORDS)?;
         // An earlier daemon may have ended in the middle of it.
         bypass.store(CLOSING, 0);
         let io =
             |source| DatapathError::Io { action: "start a thread in", path: "/proc/thread-self/ns/net".into(), source };
         let home = File::open("/proc/thread-self/ns/net").map_err(io)?;
-        let (work, inbox) = channel();
-        let closed = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&closed);
+        let (queue, counts) = (Arc::new(Queue::default()), Arc::new(Counts::default()));
+        let (inbox, counter) = (Arc::clone(&queue), Arc::clone(&counts));
         thread::Builder::new()
             .name("sockets".into())
             .spawn(move || serve(&inbox, &memory, &home, &counter))
             .map_err(io)?;
-        Ok(Self { work, closed, bypass: Arc::new(bypass) })
+        Ok(Self { queue, counts, ends, bypass: Arc::new(bypass) })
     }
 
     /// Tells the programs that endpoints of datagrams are about to end.
@@ -113,20 +115,42 @@ impl SocketCloser {
         Announced::new(&self.bypass)
     }
 
-    /// Closes what talks to these endpoints, given by address and IP protocol, in this namespace and in those behind the
-    /// host-side interfaces of pods, given by name and index. Does not wait for it.
-    pub(crate) fn close(&self, gone: Vec<(SocketAddr, u8)>, pods: Vec<(String, u32)>, announced: Option<Announced>) {
-        let announced = announced.into_iter().collect();
-        let gone: Vec<_> = gone.into_iter().filter(|(_, proto)| matches!(*proto, proto::TCP | proto::UDP)).collect();
-        if !gone.is_empty() && self.work.send(Work { gone, pods, announced }).is_err() {
-            tracing::error!("the thread that closes sockets has ended; clients of removed endpoints must time out");
+    /// Closes what talks to these endpoints, in this namespace and in those behind the host-side interfaces of pods,
+    /// given by name and index. Does not wait for it.
+    pub(crate) fn close(&self, gone: Vec<Gone>, pods: Vec<(String, u32)>, mut announced: Option<Announced>) {
+        let gone = gone.into_iter().filter(|gone| matches!(gone.proto, proto::TCP | proto::UDP));
+        let (given, mut others): (Vec<_>, Vec<_>) = gone.partition(|gone| self.ends.is_given(gone));
+        if !given.is_empty() {
+            self.queue.now(Work { gone: given, pods: pods.clone(), announced: announced.take() });
+        }
+        // Somebody may be about to note that he was given one.
+        others.retain(is_hasty);
+        if !others.is_empty() {
+            self.queue.later(Work { gone: others, pods, announced }, Instant::now());
         }
     }
 
     /// Sockets closed so far.
     pub(crate) fn closed(&self) -> u64 {
-        self.closed.load(Ordering::Relaxed)
+        self.counts.closed.load(Ordering::Relaxed)
     }
+
+    /// How often sockets were looked for so far.
+    pub(crate) fn looks(&self) -> u64 {
+        self.counts.looks.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for SocketCloser {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Whether an endpoint may have been given to a socket just before it ended. TCP's are none for new sockets since the
+/// drain began.
+fn is_hasty(gone: &Gone) -> bool {
+    gone.proto == proto::UDP
 }
 
 /// Whether this kernel closes sockets on demand, TCP and UDP.
@@ -138,30 +162,15 @@ pub(crate) fn can_close() -> bool {
     probe().unwrap_or(false)
 }
 
-fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU64) {
-    let mut again: VecDeque<(Instant, Work)> = VecDeque::new();
-    loop {
-        let wait = again.front().map_or(Duration::MAX, |(when, _)| when.saturating_duration_since(Instant::now()));
-        // Due before new, or a storm of changes would put it off for ever.
-        let due = if wait.is_zero() { again.pop_front() } else { None };
-        let (work, is_first) = match due {
-            Some((_, work)) => (work, false),
-            None => match inbox.recv_timeout(wait) {
-                Ok(mut work) => {
-                    // What came while we were busy is done at one go.
-                    for more in inbox.try_iter() {
-                        work.gone.extend(more.gone);
-                        work.announced.extend(more.announced);
-                        work.pods = more.pods;
-                    }
-                    (work, true)
-                }
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            },
-        };
+fn serve(inbox: &Queue, memory: &Memory, home: &File, counts: &Counts) {
+    while let Some((mut work, is_first)) = inbox.take() {
+        work.gone.retain(|gone| memory.ends.is_given(gone));
+        if work.gone.is_empty() {
+            continue;
+        }
+        counts.looks.fetch_add(1, Ordering::Relaxed);
         let report = close(&work, memory, home);
-        closed.fetch_add(report.closed, Ordering::Relaxed);
+        counts.closed.fetch_add(report.closed, Ordering::Relaxed);
         if report.failed > 0 {
             tracing::warn!(
                 failed = report.failed,
@@ -172,10 +181,9 @@ fn serve(inbox: &Receiver<Work>, memory: &Memory, home: &File, closed: &AtomicU6
             tracing::info!(closed = report.closed, "sockets of removed endpoints were closed");
         }
         if is_first {
-            // TCP's endpoints are none for new sockets since the drain began.
-            let gone: Vec<_> = work.gone.iter().filter(|(_, proto)| *proto == proto::UDP).copied().collect();
-            if !gone.is_empty() {
-                again.push_back((Instant::now() + SECOND_LOOK, Work { gone, ..work }));
+            work.gone.retain(is_hasty);
+            if !work.gone.is_empty() {
+                inbox.later(work, Instant::now());
             }
         }
     }
@@ -205,10 +213,10 @@ fn close(work: &Work, memory: &Memory, home: &File) -> Report {
 }
 
 /// Closes sockets of the namespace the thread is in.
-fn close_here(gone: &[(SocketAddr, u8)], memory: &Memory, report: &mut Report) -> io::Result<()> {
+fn close_here(gone: &[Gone], memory: &Memory, report: &mut Report) -> io::Result<()> {
     let netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
     for proto in [proto::UDP, proto::TCP] {
-        let ends: Vec<SocketAddr> = gone.iter().filter(|(_, of)| *of == proto).map(|(end, _)| *end).collect();
+        let ends: Vec<SocketAddr> = gone.iter().filter(|gone| gone.proto == proto).map(|gone| gone.address).collect();
         for batch in ends.chunks(BATCH) {
             let sockets = match diag::connected(&netlink, proto, batch) {
                 // A kernel that does not list this protocol's: preflight says so.
@@ -234,23 +242,34 @@ fn close_here(gone: &[(SocketAddr, u8)], memory: &Memory, report: &mut Report) -
     Ok(())
 }
 
+/// The kernel's table of endpoints, as far as their ends are concerned.
+#[derive(Debug)]
+struct Ends {
+    words: MappedWords,
+    entries: u32,
+}
+
+impl Ends {
+    /// The life of an endpoint, now and when it was last given to a socket; nothing of an id that is none.
+    fn lives(&self, backend: u32) -> Option<(u32, u32)> {
+        let word = backend as usize * BACKEND_WORDS;
+        let half = |place: usize| (self.words.load(word + place) >> 32) as u32;
+        (backend < self.entries).then(|| (half(LIFE_WORD), half(GROUP_WORD)))
+    }
+
+    /// Whether any socket was given this endpoint while its id meant it.
+    fn is_given(&self, gone: &Gone) -> bool {
+        self.lives(gone.backend).is_some_and(|(_, given)| given >> 8 == gone.generation)
+    }
+}
+
 /// What the hooks and the tables know about sockets and endpoints.
 struct Memory {
     given: Given,
-    backends: Array<MapData, Backend>,
+    ends: Arc<Ends>,
 }
 
 impl Memory {
-    fn open(dir: &Path) -> Result<Self, DatapathError> {
-        let open = |name: &'static str| {
-            let failed = move |source| DatapathError::Map { map: name, source: Box::new(source) };
-            let data = MapData::from_pin(dir.join(name)).map_err(failed)?;
-            Map::from_map_data(data).map_err(failed)
-        };
-        let failed = |map| move |source| DatapathError::Map { map, source: Box::new(source) };
-        Ok(Self { given: Given::open(dir)?, backends: open(map::BACKENDS)?.try_into().map_err(failed(map::BACKENDS))? })
-    }
-
     /// Whether a service gave this socket an endpoint that it has no more.
     fn is_over(&self, socket: &Socket, proto: u8) -> bool {
         let addr = match socket.peer.ip() {
@@ -260,15 +279,14 @@ impl Memory {
         let port = socket.peer.port().to_be_bytes();
         let key = SocketKey { cookie: socket.cookie, addr, port, back: 1, proto, pad: 0 };
         let Some(given) = self.given.get(&key) else { return false };
-        self.backends.get(&given.backend, 0).is_ok_and(|backend| has_lost(given.life, &backend, proto))
+        self.ends.lives(given.backend).is_some_and(|(life, _)| has_lost(given.life, life, proto))
     }
 }
 
 /// Whether what was given at this life is over. TCP goes on while the endpoint drains.
-fn has_lost(given: u32, backend: &Backend, proto: u8) -> bool {
-    let draining = Backend::life(backend.generation(), Backend::DRAINING);
-    let same = given >> 8 == backend.generation();
-    backend.life != given && !(same && proto == proto::TCP && backend.life == draining)
+fn has_lost(given: u32, life: u32, proto: u8) -> bool {
+    let is_draining = life == Backend::life(given >> 8, Backend::DRAINING);
+    life != given && !(is_draining && proto == proto::TCP)
 }
 
 #[cfg(test)]
@@ -279,8 +297,8 @@ mod tests {
     fn udp_is_over_when_its_endpoint_drains_and_tcp_when_it_is_gone() {
         let given = Backend::life(7, Backend::ACTIVE);
         let over = |generation, state| {
-            let backend = Backend { life: Backend::life(generation, state), ..Backend::default() };
-            (has_lost(given, &backend, proto::UDP), has_lost(given, &backend, proto::TCP))
+            let life = Backend::life(generation, state);
+            (has_lost(given, life, proto::UDP), has_lost(given, life, proto::TCP))
         };
         assert_eq!(over(7, Backend::ACTIVE), (false, false));
         assert_eq!(over(7, Backend::DRAINING), (true, false));

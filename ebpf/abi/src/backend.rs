@@ -18,8 +18,9 @@ pub struct Backend {
     pub life: u32,
     /// Group it belongs to.
     pub group: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Its [`Backend::life`] as it was noted for the last socket that was given it: the socket hooks' alone to write. One
+    /// of another generation says that no socket was.
+    pub given: u32,
 }
 
 impl Backend {

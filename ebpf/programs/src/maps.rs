@@ -106,6 +106,21 @@ pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
     BACKENDS.get(id)
 }
 
+/// Tells user space that sockets were given an endpoint: it looks for the sockets of no other when that ends.
+#[inline(always)]
+pub(crate) fn mark_given(id: u32, life: u32) {
+    if let Some(backend) = BACKENDS.get_ptr_mut(id) {
+        // SAFETY: the map returned a pointer to a value of the array; this word is written by nobody else, and with the
+        // same value by all who are given an endpoint of this life.
+        unsafe {
+            let given = &raw mut (*backend).given;
+            if core::ptr::read_volatile(given) != life {
+                core::ptr::write_volatile(given, life);
+            }
+        }
+    }
+}
+
 /// The life that a flow notes for an endpoint it was given: that of an active one, even if the endpoint began to drain
 /// just now, so that the flow meets the difference.
 #[inline(always)]

@@ -232,6 +232,7 @@ fn choose(found: ServiceValue, client: &Client, v4: bool) -> Option<(u32, &'stat
 #[inline(always)]
 fn remember(there: &SocketKey, addr: &V6, id: u32, backend: &Backend) {
     let life = maps::noted(backend.life);
+    maps::mark_given(id, life);
     let mut value = SocketValue { addr: there.addr, port: there.port, pad: 0, backend: id, life };
     let back = SocketKey { addr: *addr, port: backend.port, back: 1, ..*there };
     keep(&back, &value);

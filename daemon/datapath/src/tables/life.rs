@@ -32,7 +32,7 @@ impl Tables {
             flags,
             life: Backend::life(generation, Backend::ACTIVE),
             group: group_id,
-            pad: 0,
+            given: 0,
         };
         if self.backends.get(&id) != Some(&backend) {
             self.backends.insert(id, backend);
