@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
@@ -34,10 +35,32 @@ const KEPT: [&str; 3] = ["/run/netns", "/run/docker/netns", "/var/run/netns"];
 /// each process milliseconds. What has moved or ended since is told by its id, and looked for anew.
 static FOUND: LazyLock<Mutex<HashMap<u32, PathBuf>>> = LazyLock::new(Mutex::default);
 
+/// Namespaces that were looked for everywhere and not found, by the interface that leads there.
+static MISSED: LazyLock<Mutex<HashMap<u32, Missed>>> = LazyLock::new(Mutex::default);
+/// How long after it was missed first a namespace is looked for again; twice as long each time, up to …
+const AGAIN: Duration = Duration::from_millis(500);
+/// … as often as this. Most that are not found never are: nobody lives there.
+const DOUBLED: u32 = 7;
+
+/// How often a namespace was missed, and when last.
+#[derive(Clone, Copy, Debug)]
+struct Missed {
+    times: u32,
+    last: Instant,
+}
+
+impl Missed {
+    /// Whether it is to be looked for again.
+    fn is_due(&self, now: Instant) -> bool {
+        now.duration_since(self.last) >= AGAIN * (1 << (self.times - 1).min(DOUBLED))
+    }
+}
+
 /// What lies behind host-side interfaces of pods, given by name and index, in their order. An interface whose namespace
 /// is not found comes back with nothing known: its pod's packets are translated one by one.
 ///
-/// Costs a few system calls per pod, and a look at each process if there is a pod that was not there the last time.
+/// Costs a few system calls per pod, and a look at each process if there is a pod that was not there the last time, or
+/// one that has not been found for a while.
 pub fn find_pods(interfaces: &[(String, u32)]) -> Result<Vec<PodInterface>, DatapathError> {
     let found = namespaces(interfaces).map_err(|source| DatapathError::Io {
         action: "look for pods' network namespaces in",
@@ -90,6 +113,15 @@ pub(crate) fn namespaces(interfaces: &[(String, u32)]) -> io::Result<Vec<Option<
             by_id.insert(peer.id, namespace);
         }
     }
+    let mut missed = MISSED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    missed.retain(|ifindex, _| peers.contains_key(ifindex));
+    let now = Instant::now();
+    let is_wanted =
+        |ifindex: &u32, wanted: &HashSet<i32>| peers.get(ifindex).is_some_and(|peer| wanted.contains(&peer.id));
+    let mut due = interfaces.iter().map(|(_, ifindex)| ifindex).filter(|ifindex| is_wanted(ifindex, &wanted));
+    if !due.any(|ifindex| missed.get(ifindex).is_none_or(|missed| missed.is_due(now))) {
+        wanted.clear();
+    }
     let mut seen = HashSet::new();
     // Most pods have a process whose first thread lives there; threads that went elsewhere are looked for if not.
     let sources: [fn() -> Vec<PathBuf>; 3] = [of_processes, kept, of_threads];
@@ -115,6 +147,15 @@ pub(crate) fn namespaces(interfaces: &[(String, u32)]) -> io::Result<Vec<Option<
     let found = |(_, ifindex): &(String, u32)| Some((*ifindex, paths.get(&peers.get(ifindex)?.id)?.clone()));
     known.extend(interfaces.iter().filter_map(found));
     *FOUND.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    for (_, ifindex) in interfaces {
+        if is_wanted(ifindex, &wanted) {
+            let times = missed.get(ifindex).map_or(0, |missed| missed.times) + 1;
+            missed.insert(*ifindex, Missed { times, last: now });
+        } else if peers.get(ifindex).is_some_and(|peer| by_id.contains_key(&peer.id)) {
+            missed.remove(ifindex);
+        }
+    }
+    *MISSED.lock().unwrap_or_else(PoisonError::into_inner) = missed;
     interfaces
         .iter()
         .map(|(_, ifindex)| match peers.get(ifindex).and_then(|peer| Some((peer, by_id.get(&peer.id)?))) {
