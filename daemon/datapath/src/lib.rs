@@ -46,6 +46,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aya::Ebpf;
@@ -71,7 +72,7 @@ pub struct Datapath {
     /// Where there is a place for them.
     _fragments: Option<Fragments>,
     /// As last synchronised; NodePorts are planned anew when the node gets another address.
-    services: FxHashMap<ServiceName, Service>,
+    services: FxHashMap<ServiceName, Arc<Service>>,
     /// Services not in force as they are wanted, and why.
     rejected: BTreeMap<ServiceName, String>,
     /// What the services were planned for.
@@ -126,7 +127,10 @@ impl Datapath {
 
     /// Puts changed services in force; `None` removes one. When it returns, the kernel's tables hold the change. A
     /// service refused for an address that another one has comes in force when that one lets go of it.
-    pub fn sync(&mut self, changed: Vec<(ServiceName, Option<Service>)>) -> Result<SyncReport, DatapathError> {
+    pub fn sync<S>(&mut self, changed: Vec<(ServiceName, Option<S>)>) -> Result<SyncReport, DatapathError>
+    where
+        S: Into<Arc<Service>>,
+    {
         let mut report = SyncReport::default();
         let calls = self.kernel.calls;
         // What goes makes room, and may give its address to what comes.
@@ -135,7 +139,7 @@ impl Datapath {
         let mut freed = false;
         for (name, service) in gone.into_iter().chain(put) {
             match service {
-                Some(service) => self.services.insert(name.clone(), service),
+                Some(service) => self.services.insert(name.clone(), service.into()),
                 None => self.services.remove(&name),
             };
             freed |= self.plan(&name, &mut report)?;
@@ -149,8 +153,12 @@ impl Datapath {
 
     /// Makes these services, and no others, the ones in force. The first call after [`Datapath::open`] must be this:
     /// until then what was adopted stays as it was.
-    pub fn sync_all(&mut self, services: Vec<Service>) -> Result<SyncReport, DatapathError> {
-        let services: FxHashMap<_, _> = services.into_iter().map(|service| (service.name.clone(), service)).collect();
+    pub fn sync_all<S>(&mut self, services: Vec<S>) -> Result<SyncReport, DatapathError>
+    where
+        S: Into<Arc<Service>>,
+    {
+        let services = services.into_iter().map(Into::into);
+        let services: FxHashMap<_, _> = services.map(|service: Arc<Service>| (service.name.clone(), service)).collect();
         let gone: Vec<_> = self.tables.services().filter(|name| !services.contains_key(*name)).cloned().collect();
         self.services = services;
         self.rejected.retain(|name, _| self.services.contains_key(name));

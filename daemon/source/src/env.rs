@@ -3,41 +3,67 @@
 
 use k8s_openapi::api::core::v1::Service;
 
+/// What of a Service its variables tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Its ClusterIP, if it has one.
+    ip: Option<Box<str>>,
+    ports: Box<[Port]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Port {
+    name: Option<Box<str>>,
+    port: i32,
+    /// Absent: TCP.
+    protocol: Option<Box<str>>,
+}
+
+impl Facts {
+    pub(crate) fn of(service: &Service) -> Self {
+        const TCP: &str = "TCP";
+        let Some(spec) = &service.spec else { return Self::default() };
+        let ports = spec.ports.iter().flatten().map(|port| Port {
+            name: port.name.as_deref().filter(|name| !name.is_empty()).map(Box::from),
+            port: port.port,
+            protocol: port.protocol.as_deref().filter(|text| !text.is_empty() && *text != TCP).map(Box::from),
+        });
+        let ip = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None");
+        Self { ip: ip.map(Box::from), ports: ports.collect() }
+    }
+
+    /// True if the Service has a ClusterIP, and so variables.
+    pub(crate) fn has_address(&self) -> bool {
+        self.ip.is_some()
+    }
+}
+
 /// The variables of these Services, in their order; those without a ClusterIP have none.
-pub(crate) fn variables<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<(String, String)> {
+pub(crate) fn variables<'a>(services: impl Iterator<Item = (&'a str, &'a Facts)>) -> Vec<(String, String)> {
     let mut variables = Vec::new();
-    for service in services {
-        add(service, &mut variables);
+    for (name, facts) in services {
+        add(name, facts, &mut variables);
     }
     variables
 }
 
-/// True if the Service has a ClusterIP, and so variables.
-pub(crate) fn has_address(service: &Service) -> bool {
-    cluster_ip(service).is_some()
-}
-
-fn cluster_ip(service: &Service) -> Option<&str> {
-    service.spec.as_ref()?.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None")
-}
-
-fn add(service: &Service, variables: &mut Vec<(String, String)>) {
-    let (Some(name), Some(ip)) = (&service.metadata.name, cluster_ip(service)) else { return };
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+fn add(name: &str, facts: &Facts, variables: &mut Vec<(String, String)>) {
+    let Some(ip) = facts.ip.as_deref() else { return };
+    let ports = &facts.ports;
     let Some(first) = ports.first() else { return };
     let prefix = variable_name(name);
 
     variables.push((format!("{prefix}_SERVICE_HOST"), ip.to_owned()));
     variables.push((format!("{prefix}_SERVICE_PORT"), first.port.to_string()));
     for port in ports {
-        if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
+        if let Some(name) = port.name.as_deref() {
             variables.push((format!("{prefix}_SERVICE_PORT_{}", variable_name(name)), port.port.to_string()));
         }
     }
 
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     for (index, port) in ports.iter().enumerate() {
-        let protocol = port.protocol.as_deref().filter(|text| !text.is_empty()).unwrap_or("TCP");
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let lower = protocol.to_ascii_lowercase();
         let url = format!("{lower}://{host}:{}", port.port);
         if index == 0 {
@@ -65,7 +91,11 @@ mod tests {
     }
 
     fn lines(service: &Service) -> Vec<String> {
-        variables(std::iter::once(service)).into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        let name = service.metadata.name.as_deref().expect("a name");
+        variables(std::iter::once((name, &Facts::of(service))))
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
     }
 
     #[test]

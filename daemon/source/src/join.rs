@@ -63,7 +63,7 @@ pub(crate) fn join<'a>(
 /// An endpoint that may yet turn out to be a duplicate.
 struct Candidate<'a> {
     endpoint: Endpoint,
-    hint: &'a Hint,
+    hint: Option<&'a Hint>,
 }
 
 fn endpoints<'a>(
@@ -87,7 +87,7 @@ fn endpoints<'a>(
                     near: true,
                     weight: one.weight,
                 },
-                hint: &one.hint,
+                hint: one.hint.as_deref(),
             }));
         }
     }
@@ -129,13 +129,13 @@ fn heed_hints(candidates: &mut [Candidate<'_>], place: Place<'_>) {
         return;
     }
     for one in candidates.iter_mut().filter(|one| one.endpoint.ready) {
-        one.endpoint.near = if by_node { for_node(one.hint) } else { for_zone(one.hint) };
+        one.endpoint.near = one.hint.is_some_and(|hint| if by_node { for_node(hint) } else { for_zone(hint) });
     }
 }
 
 fn decides(candidates: &[Candidate<'_>], is_given: impl Fn(&Hint) -> bool, is_ours: impl Fn(&Hint) -> bool) -> bool {
     let mut ready = candidates.iter().filter(|one| one.endpoint.ready).map(|one| one.hint);
-    ready.clone().all(is_given) && ready.any(is_ours)
+    ready.clone().all(|hint| hint.is_some_and(&is_given)) && ready.any(|hint| hint.is_some_and(&is_ours))
 }
 
 /// The family of an address, as messages name it.

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::env;
+use crate::env::{self, Facts};
 use crate::join::{self, Front, Place, Slice};
 use crate::service::{Service, ServiceName};
 use crate::update::{Item, ObjectName, Rejected, Update};
@@ -46,7 +46,8 @@ pub struct View {
 /// What is known of one Service. Slices may be here before it and stay after it.
 #[derive(Debug, Default)]
 struct Entry {
-    object: Option<Box<core::Service>>,
+    /// Of the Service itself, as long as it is there.
+    facts: Option<Facts>,
     front: Option<Front>,
     slices: BTreeMap<String, Slice>,
     joined: Option<Arc<Service>>,
@@ -182,20 +183,19 @@ impl View {
     pub fn service_env(&self, namespace: &str, service_links: bool) -> Vec<(String, String)> {
         let first = ServiceName { namespace: namespace.to_owned(), name: String::new() };
         let own = self.services.range(first..).take_while(|(name, _)| name.namespace == namespace);
-        let own = own.filter(|_| service_links).filter_map(|(_, entry)| entry.object.as_deref());
-        let mut chosen: Vec<&core::Service> = own.filter(|service| env::has_address(service)).collect();
+        let own = own.filter(|_| service_links).filter_map(facts);
+        let mut chosen: Vec<(&str, &Facts)> = own.filter(|(_, facts)| facts.has_address()).collect();
         let api = ServiceName { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
-        let api = self.services.get(&api).and_then(|entry| entry.object.as_deref());
-        if !chosen.iter().any(|service| service.metadata.name.as_deref() == Some("kubernetes")) {
-            chosen.extend(api);
+        if !chosen.iter().any(|(name, _)| *name == api.name) {
+            chosen.extend(self.services.get_key_value(&api).and_then(facts));
         }
-        chosen.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        chosen.sort_by_key(|(name, _)| *name);
         env::variables(chosen.into_iter())
     }
 
     /// The names of everything here, as a snapshot would name it.
     fn names(&self) -> impl Iterator<Item = ObjectName> + '_ {
-        let services = self.services.iter().filter(|(_, entry)| entry.object.is_some());
+        let services = self.services.iter().filter(|(_, entry)| entry.facts.is_some());
         services
             .map(|(name, _)| ObjectName::Service(name.namespace.clone(), name.name.clone()))
             .chain(
@@ -251,7 +251,7 @@ impl View {
                 let name = ServiceName { namespace, name };
                 let entry = self.services.entry(name.clone()).or_default();
                 entry.front = front;
-                entry.object = Some(service);
+                entry.facts = Some(Facts::of(&service));
                 touched.insert(name);
             }
             Item::EndpointSlice(slice) => self.put_slice(&slice, touched)?,
@@ -292,7 +292,7 @@ impl View {
             ObjectName::Service(namespace, name) => {
                 let name = ServiceName { namespace, name };
                 if let Some(entry) = self.services.get_mut(&name) {
-                    entry.object = None;
+                    entry.facts = None;
                     entry.front = None;
                     touched.insert(name);
                 }
@@ -338,11 +338,16 @@ impl View {
         if changed {
             entry.joined = joined.map(Arc::new);
         }
-        if entry.object.is_none() && entry.slices.is_empty() {
+        if entry.facts.is_none() && entry.slices.is_empty() {
             self.services.remove(name);
         }
         changed
     }
+}
+
+/// What the variables of a Service tell, with its name.
+fn facts<'a>((name, entry): (&'a ServiceName, &'a Entry)) -> Option<(&'a str, &'a Facts)> {
+    Some((&name.name, entry.facts.as_ref()?))
 }
 
 /// A held snapshot with its next piece.

@@ -66,7 +66,7 @@ struct Owed {
     refused: bool,
     services: BTreeSet<ServiceName>,
     /// Services made of pods' host ports, as they are wanted now.
-    host_ports: BTreeMap<ServiceName, Service>,
+    host_ports: BTreeMap<ServiceName, Arc<Service>>,
 }
 
 impl Engine {
@@ -156,15 +156,15 @@ impl Engine {
             return Some(SyncReport::default());
         }
         self.health.queued();
-        let changed: Vec<(ServiceName, Option<Service>)> = {
+        let changed: Vec<(ServiceName, Option<Arc<Service>>)> = {
             let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
             if owed.begun {
                 let now = |name: &ServiceName| {
-                    owed.host_ports.get(name).cloned().or_else(|| view.service(name).map(Arc::unwrap_or_clone))
+                    owed.host_ports.get(name).cloned().or_else(|| view.service(name))
                 };
                 owed.services.iter().map(|name| (name.clone(), now(name))).collect()
             } else {
-                let all = view.services().map(Arc::unwrap_or_clone).chain(owed.host_ports.values().cloned());
+                let all = view.services().chain(owed.host_ports.values().cloned());
                 all.map(|service| (service.name.clone(), Some(service))).collect()
             }
         };

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::desired::{Desired, Gathering};
 use super::file_name;
-use super::manifest::{self, Found, Language, Manifest};
-use crate::update::{Item, ObjectName};
+use super::manifest::{self, Found, Language, Manifest, Said};
+use crate::update::ObjectName;
 
 /// A file that was written to so short a time ago may be written to still, and its time may not tell two writes apart.
 const STILL: Duration = Duration::from_millis(50);
@@ -28,7 +28,7 @@ const LARGEST: u64 = 256 << 20;
 pub(super) struct Folder {
     path: PathBuf,
     node: String,
-    files: BTreeMap<String, Known>,
+    files: BTreeMap<Arc<str>, Known>,
     /// Kinds that were warned of.
     ignored: BTreeSet<String>,
     hasher: RandomState,
@@ -43,7 +43,7 @@ struct Known {
     stamp: Option<Stamp>,
     manifest: Manifest,
     /// What the file held before it became unreadable.
-    held: BTreeMap<ObjectName, Arc<Item>>,
+    held: BTreeMap<Arc<ObjectName>, Arc<Said>>,
     /// Why it could not be read at all.
     trouble: Option<String>,
     /// Since when it is waited for: not still, or not there.
@@ -96,7 +96,7 @@ impl Folder {
         }
         let mut changed = std::mem::take(&mut self.changed);
         self.files.retain(|name, known| {
-            if present.contains_key(name) && !known.gone {
+            if present.contains_key(&**name) && !known.gone {
                 return true;
             }
             changed |= known.miss();
@@ -118,7 +118,7 @@ impl Folder {
                 return true;
             }
         };
-        let known = self.files.entry(name.to_owned()).or_default();
+        let known = self.files.entry(name.into()).or_default();
         if std::mem::take(&mut known.gone) {
             known.waiting = None;
             self.changed = true;
@@ -153,12 +153,35 @@ impl Folder {
     }
 
     /// What all files say together.
-    pub(super) fn desired(&self) -> Desired {
+    pub(super) fn desired(&mut self) -> Desired {
+        let gathered = self.gather();
+        if gathered.lacking().is_empty() {
+            return gathered.finish();
+        }
+        for name in gathered.lacking() {
+            self.read_again(name);
+        }
+        self.gather().finish()
+    }
+
+    /// Reads a file as if nothing of it were known. One that has changed meanwhile is left to the next look.
+    fn read_again(&mut self, name: &str) {
+        let path = self.path.join(name);
+        let Some(((_, language), known)) = manifest_name(&path).zip(self.files.get_mut(name)) else { return };
+        let Ok(metadata) = fs::metadata(&path) else { return };
+        if known.stamp == Some(stamp(&metadata))
+            && let Ok(text) = read(&path, &metadata)
+        {
+            known.manifest = manifest::read(language, &text, &self.node, &Manifest::default(), &self.hasher);
+        }
+    }
+
+    fn gather(&self) -> Gathering {
         let mut gathering = Gathering::default();
         for (name, known) in self.files.iter().filter(|(_, known)| !known.gone) {
             for (line, found) in known.manifest.found() {
                 match found {
-                    Found::Object(object, item) => gathering.object(name, line, object, item),
+                    Found::Object(object, said) => gathering.object(name, line, object, said),
                     Found::Unreadable(reason) => gathering.trouble(name, Some(line), reason),
                     Found::Ignored(_) => {}
                 }
@@ -170,9 +193,9 @@ impl Folder {
         for known in self.files.values() {
             let said = known.manifest.found().filter(|_| known.gone).filter_map(|(_, found)| good(found));
             let held = known.held.iter();
-            held.chain(said).for_each(|(object, item)| gathering.held(object, item));
+            held.chain(said).for_each(|(object, said)| gathering.held(object, said));
         }
-        gathering.finish()
+        gathering
     }
 }
 
@@ -196,7 +219,7 @@ impl Known {
             return;
         }
         self.held.extend(
-            before.found().filter_map(|(_, found)| good(found)).map(|(name, item)| (name.clone(), item.clone())),
+            before.found().filter_map(|(_, found)| good(found)).map(|(name, said)| (name.clone(), said.clone())),
         );
         for (_, found) in self.manifest.found() {
             if let Found::Object(name, _) = found {
@@ -206,9 +229,9 @@ impl Known {
     }
 }
 
-fn good(found: &Found) -> Option<(&ObjectName, &Arc<Item>)> {
+fn good(found: &Found) -> Option<(&Arc<ObjectName>, &Arc<Said>)> {
     match found {
-        Found::Object(name, Ok(item)) => Some((name, item)),
+        Found::Object(name, Ok(said)) => Some((name, said)),
         _ => None,
     }
 }

@@ -1,10 +1,12 @@
 //! One file's text: documents, and the objects in them. Pure.
 //!
 //! The text is cut into its YAML documents before it is parsed, so that one that is malformed is refused alone, and one
-//! that stands as before need not be parsed again: a directory may be one file with ten thousand Services.
+//! that stands as before need not be parsed again: a directory may be one file with ten thousand Services. Of what was
+//! told, a digest stays, to know a change by; the objects themselves are whoever was told's.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -44,11 +46,63 @@ struct Document {
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     /// An object of a kind that counts, or why it cannot be read.
-    Object(ObjectName, Result<Arc<Item>, String>),
+    Object(Arc<ObjectName>, Result<Arc<Said>, String>),
     /// Something of this kind, which does not count.
     Ignored(String),
     /// Something that cannot be told what it is, and why.
     Unreadable(String),
+}
+
+/// An object as a document says it.
+#[derive(Debug)]
+pub(super) struct Said {
+    digest: u64,
+    /// Until it is told.
+    item: Mutex<Option<Item>>,
+}
+
+impl Said {
+    fn new(item: Item, hasher: &RandomState) -> Self {
+        let mut digest = Digest(hasher.build_hasher());
+        // Writing to a digest cannot fail, and an object that was read can be written.
+        let _ = match &item {
+            Item::Service(service) => serde_json::to_writer(&mut digest, service),
+            Item::EndpointSlice(slice) => serde_json::to_writer(&mut digest, slice),
+            Item::Node(node) => serde_json::to_writer(&mut digest, node),
+            Item::Pod(..) | Item::ConfigMap(..) | Item::Secret(..) => Ok(()),
+        };
+        Self { digest: digest.0.finish(), item: Mutex::new(Some(item)) }
+    }
+
+    /// The object, for whoever is told of it; it can be told once.
+    pub(super) fn take(&self) -> Option<Item> {
+        self.item.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// It was told already.
+    pub(super) fn is_taken(&self) -> bool {
+        self.item.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+impl PartialEq for Said {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+/// A hash as something that can be written to.
+struct Digest(DefaultHasher);
+
+impl io::Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a file for a node. Documents that stand in `before` are taken from there.
@@ -62,7 +116,7 @@ pub(super) fn read(language: Language, text: &str, node: &str, before: &Manifest
     let documents = pieces.into_iter().map(|(first_line, piece)| {
         let fingerprint = (hasher.hash_one(piece), piece.len());
         let found = known.get(&fingerprint).map(|found| (*found).clone());
-        let found = found.unwrap_or_else(|| Arc::from(objects(language, piece, node)));
+        let found = found.unwrap_or_else(|| Arc::from(objects(language, piece, &For { node, hasher })));
         Document { fingerprint, first_line, found }
     });
     Manifest { documents: documents.collect() }
@@ -156,17 +210,23 @@ fn announced(header: Header, node: &str) -> Announced {
     }
 }
 
-fn objects(language: Language, text: &str, node: &str) -> Vec<(usize, Found)> {
+/// For whom a document is read, and how its objects are digested.
+struct For<'a> {
+    node: &'a str,
+    hasher: &'a RandomState,
+}
+
+fn objects(language: Language, text: &str, reader: &For<'_>) -> Vec<(usize, Found)> {
     let mut found = Vec::new();
     match language {
-        Language::Yaml => yaml(text, node, &mut found),
-        Language::Json => json(text, node, &mut found),
+        Language::Yaml => yaml(text, reader, &mut found),
+        Language::Json => json(text, reader, &mut found),
     }
     found
 }
 
 /// One piece is one document, but for those that end in `...` without the next beginning in `---`.
-fn yaml(text: &str, node: &str, found: &mut Vec<(usize, Found)>) {
+fn yaml(text: &str, reader: &For<'_>, found: &mut Vec<(usize, Found)>) {
     // The first line that says something is the one to name.
     let said = |line: &&str| !(line.trim().is_empty() || line.starts_with(['#', '%']) || line.trim_end() == "---");
     let Some(begins) = text.lines().position(|line| said(&line)) else { return };
@@ -179,7 +239,7 @@ fn yaml(text: &str, node: &str, found: &mut Vec<(usize, Found)>) {
         };
         let again = || serde_norway::Deserializer::from_str(text).nth(index);
         let line = begins + 1;
-        match announced(header, node) {
+        match announced(header, reader.node) {
             Announced::Object(name) if !has_merges => {
                 let Some(document) = again() else { continue };
                 let item = match &name {
@@ -190,12 +250,12 @@ fn yaml(text: &str, node: &str, found: &mut Vec<(usize, Found)>) {
                     _ => Box::<Node>::deserialize(document).map(Item::Node),
                 };
                 // The parser's own place is relative to the piece, and the piece's line is told besides.
-                found.push((line, object(name, item.map_err(|error| without_place(&error)))));
+                found.push((line, object(name, item.map_err(|error| without_place(&error)), reader)));
             }
             Announced::Object(_) | Announced::List => {
                 let value = again().map(serde_norway::Value::deserialize).and_then(Result::ok).unwrap_or_default();
                 match plain(value) {
-                    Ok(value) => values(value, line, node, found, 0),
+                    Ok(value) => values(value, line, reader, found, 0),
                     Err(reason) => found.push((line, Found::Unreadable(reason))),
                 }
             }
@@ -225,13 +285,13 @@ fn plain(mut value: serde_norway::Value) -> Result<Value, String> {
     serde_json::to_value(value).map_err(|error| error.to_string())
 }
 
-fn json(text: &str, node: &str, found: &mut Vec<(usize, Found)>) {
+fn json(text: &str, reader: &For<'_>, found: &mut Vec<(usize, Found)>) {
     let mut values_read = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     loop {
         let before = text[..values_read.byte_offset()].lines().count().max(1);
         match values_read.next() {
             None => return,
-            Some(Ok(value)) => values(value, before, node, found, 0),
+            Some(Ok(value)) => values(value, before, reader, found, 0),
             Some(Err(error)) => {
                 let place = format!(" at line {} column {}", error.line(), error.column());
                 let reason = error.to_string().replacen(&place, "", 1);
@@ -242,19 +302,19 @@ fn json(text: &str, node: &str, found: &mut Vec<(usize, Found)>) {
 }
 
 /// The objects of a JSON tree, lists opened.
-fn values(value: Value, line: usize, node: &str, found: &mut Vec<(usize, Found)>, depth: usize) {
+fn values(value: Value, line: usize, reader: &For<'_>, found: &mut Vec<(usize, Found)>, depth: usize) {
     let header = match Header::deserialize(&value) {
         Ok(header) => header,
         Err(error) => return found.push((line, Found::Unreadable(error.to_string()))),
     };
-    match announced(header, node) {
+    match announced(header, reader.node) {
         Announced::Object(name) => {
             let item = match &name {
                 ObjectName::Service(..) => typed(value).map(Item::Service),
                 ObjectName::EndpointSlice(..) => typed(value).map(Item::EndpointSlice),
                 _ => typed(value).map(Item::Node),
             };
-            found.push((line, object(name, item)));
+            found.push((line, object(name, item, reader)));
         }
         Announced::List if depth == DEEPEST => {
             found.push((line, Found::Unreadable("lists in lists in lists".to_owned())));
@@ -262,7 +322,7 @@ fn values(value: Value, line: usize, node: &str, found: &mut Vec<(usize, Found)>
         Announced::List => match value {
             Value::Object(mut fields) => match fields.remove("items") {
                 Some(Value::Array(items)) => {
-                    items.into_iter().for_each(|item| values(item, line, node, found, depth + 1));
+                    items.into_iter().for_each(|item| values(item, line, reader, found, depth + 1));
                 }
                 _ => found.push((line, Found::Unreadable("a list without items".to_owned()))),
             },
@@ -277,7 +337,7 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<Box<T>, String> {
     serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
-fn object(name: ObjectName, item: Result<Item, String>) -> Found {
+fn object(name: ObjectName, item: Result<Item, String>, reader: &For<'_>) -> Found {
     let checked = item.and_then(|mut item| {
         match (&mut item, &name) {
             (Item::Service(service), ObjectName::Service(namespace, _)) => {
@@ -289,9 +349,9 @@ fn object(name: ObjectName, item: Result<Item, String>) -> Found {
             }
             _ => {}
         }
-        Ok(Arc::new(item))
+        Ok(Arc::new(Said::new(item, reader.hasher)))
     });
-    Found::Object(name, checked)
+    Found::Object(Arc::new(name), checked)
 }
 
 /// An API server gives every Service a ClusterIP; here nobody does, and without one it would quietly do nothing.

@@ -324,9 +324,42 @@ async fn a_watched_directory_tells_of_its_changes() {
 }
 
 #[test]
+fn what_was_told_and_then_said_by_another_file_counts_again_when_that_is_gone() {
+    let mut rig = Rig::new();
+    rig.write("b.yaml", &service("web", "10.96.0.2"));
+    rig.look();
+    assert_eq!(rig.address("web"), "10.96.0.2");
+    for _ in 0..2 {
+        rig.write("a.yaml", &service("web", "10.96.0.1"));
+        rig.look();
+        assert_eq!(rig.address("web"), "10.96.0.1", "the first by name counts");
+        rig.remove("a.yaml");
+        rig.look();
+        assert_eq!(rig.address("web"), "10.96.0.2");
+    }
+}
+
+#[test]
 fn a_directory_must_be_there() {
     let error = File::open("/nowhere/at/all".into(), "n1").expect_err("it is not");
     assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
+}
+
+fn gather(files: &BTreeMap<usize, manifest::Manifest>) -> desired::Gathering {
+    let mut gathering = desired::Gathering::default();
+    for (file, manifest) in files {
+        for (line, found) in manifest.found() {
+            let manifest::Found::Object(name, said) = found else { panic!("{found:?}") };
+            gathering.object(&format!("{file}.yaml").into(), line, name, said);
+        }
+    }
+    gathering
+}
+
+/// A file, read as if nothing were known of it.
+fn anew(texts: &BTreeMap<usize, String>, name: &str, hasher: &std::hash::RandomState) -> (usize, manifest::Manifest) {
+    let file = name.trim_end_matches(".yaml").parse().expect("a number");
+    (file, manifest::read(manifest::Language::Yaml, &texts[&file], "n1", &manifest::Manifest::default(), hasher))
 }
 
 proptest! {
@@ -339,27 +372,28 @@ proptest! {
         let hasher = std::hash::RandomState::new();
         let mut files: BTreeMap<usize, manifest::Manifest> = BTreeMap::new();
         let (mut told, mut view) = (Told::default(), View::new("n1"));
-        let mut last = desired::Desired::default();
+        let mut texts: BTreeMap<usize, String> = BTreeMap::new();
         for (file, objects) in history {
             let text: String = objects.iter().map(|(name, ip)| service(&format!("s{name}"), &format!("10.96.{name}.{ip}")) + "---\n").collect();
             let before = files.remove(&file).unwrap_or_default();
             files.insert(file, manifest::read(manifest::Language::Yaml, &text, "n1", &before, &hasher));
-            let mut gathering = desired::Gathering::default();
-            for (file, manifest) in &files {
-                for (line, found) in manifest.found() {
-                    let manifest::Found::Object(name, item) = found else { panic!("{found:?}") };
-                    gathering.object(&format!("{file}.yaml"), line, name, item);
-                }
+            texts.insert(file, text);
+            let mut gathering = gather(&files);
+            for lacking in gathering.lacking().clone() {
+                let (file, manifest) = anew(&texts, &lacking, &hasher);
+                files.insert(file, manifest);
+                gathering = gather(&files);
             }
-            last = gathering.finish();
-            if let Some(update) = told.update(last.clone()) {
+            if let Some(update) = told.update(gathering.finish()) {
                 view.apply(update);
             }
         }
         let mut fresh = View::new("n1");
+        let files = texts.keys().map(|file| anew(&texts, &format!("{file}.yaml"), &hasher)).collect();
+        let last = gather(&files).finish();
         fresh.apply(Told::default().update(last.clone()).expect("the first is always told"));
         prop_assert_eq!(view.services().collect::<Vec<_>>(), fresh.services().collect::<Vec<_>>());
         prop_assert_eq!(view.rejected().collect::<Vec<_>>(), fresh.rejected().collect::<Vec<_>>());
-        prop_assert!(last.keys().all(|name| !matches!(name, ObjectName::Pod(..))));
+        prop_assert!(last.keys().all(|name| !matches!(**name, ObjectName::Pod(..))));
     }
 }

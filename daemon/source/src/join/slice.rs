@@ -29,7 +29,9 @@ pub(crate) struct Slice {
     pub(crate) has_zone_hints: bool,
     pub(super) is_ipv4: bool,
     pub(super) ports: Vec<(String, Protocol, u16)>,
-    pub(super) endpoints: Vec<SliceEndpoint>,
+    pub(super) endpoints: Box<[SliceEndpoint]>,
+    /// Names of the endpoints' pods, of the slice's namespace, one after the other.
+    pods: Box<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,15 +42,23 @@ pub(super) struct SliceEndpoint {
     pub(super) terminating: bool,
     pub(super) local: bool,
     pub(super) weight: u16,
-    pub(super) hint: Hint,
-    /// The pod it is, of the slice's namespace.
-    pod: Option<String>,
+    /// Most say nothing.
+    pub(super) hint: Option<Box<Hint>>,
+    /// Bytes of its pod's name in [`Slice::pods`]; 0: it is none.
+    pod: u16,
 }
 
 impl Slice {
     /// The address that a pod has here.
     pub(crate) fn address_of(&self, pod: &str) -> Option<IpAddr> {
-        self.endpoints.iter().find(|one| one.pod.as_deref() == Some(pod)).map(|one| one.address)
+        let mut start = 0;
+        let mut named = self.endpoints.iter().map(|one| {
+            let end = start + usize::from(one.pod);
+            let name = self.pods.get(start..end).unwrap_or_default();
+            start = end;
+            (name, one.address)
+        });
+        named.find(|(name, _)| !pod.is_empty() && *name == pod).map(|(_, address)| address)
     }
 }
 
@@ -75,6 +85,7 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
     let weights = weights(&slice.metadata)?;
     let listed = slice.endpoints.as_deref().unwrap_or_default();
     let mut endpoints = Vec::with_capacity(listed.len());
+    let mut pods = String::new();
     for one in listed {
         let Some(text) = one.addresses.first() else { continue };
         let address = reachable("endpoints[].addresses", text)?;
@@ -82,6 +93,8 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
             return Err(format!("endpoints[].addresses: `{text}` is not of addressType {}", slice.address_type));
         }
         let conditions = one.conditions.as_ref();
+        let pod = pod(one).and_then(|name| Some((name, u16::try_from(name.len()).ok()?)));
+        pods.push_str(pod.map_or("", |(name, _)| name));
         endpoints.push(SliceEndpoint {
             address,
             ready: conditions.and_then(|all| all.ready).unwrap_or(true),
@@ -90,15 +103,16 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
             local: one.node_name.as_deref() == Some(node),
             weight: weights.get(&address).copied().unwrap_or(WEIGHT_DEFAULT),
             hint: hint(one),
-            pod: pod(one),
+            pod: pod.map_or(0, |(_, len)| len),
         });
     }
     Ok(Some(Slice {
         service,
-        has_zone_hints: endpoints.iter().any(|one| !one.hint.zones.is_empty()),
+        has_zone_hints: endpoints.iter().flat_map(|one| &one.hint).any(|hint| !hint.zones.is_empty()),
         is_ipv4: slice.address_type == "IPv4",
         ports,
-        endpoints,
+        endpoints: endpoints.into(),
+        pods: pods.into(),
     }))
 }
 
@@ -112,17 +126,18 @@ fn owner(metadata: &ObjectMeta) -> Option<ServiceName> {
     Some(ServiceName { namespace: metadata.namespace.clone().unwrap_or_default(), name })
 }
 
-fn hint(endpoint: &Endpoint) -> Hint {
-    let Some(hints) = &endpoint.hints else { return Hint::default() };
-    Hint {
+fn hint(endpoint: &Endpoint) -> Option<Box<Hint>> {
+    let hints = endpoint.hints.as_ref()?;
+    let hint = Hint {
         nodes: hints.for_nodes.iter().flatten().map(|one| one.name.clone()).collect(),
         zones: hints.for_zones.iter().flatten().map(|one| one.name.clone()).collect(),
-    }
+    };
+    (hint != Hint::default()).then(|| Box::new(hint))
 }
 
-fn pod(endpoint: &Endpoint) -> Option<String> {
+fn pod(endpoint: &Endpoint) -> Option<&str> {
     let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
-    target.name.clone()
+    target.name.as_deref()
 }
 
 /// The weights of the annotation. One for an address that the slice does not have is no error: endpoints come and go.

@@ -287,6 +287,6 @@ proptest! {
         prop_assert_eq!(view.services().collect::<Vec<_>>(), fresh.services().collect::<Vec<_>>());
         prop_assert_eq!(view.pods().collect::<Vec<_>>(), fresh.pods().collect::<Vec<_>>());
         prop_assert_eq!(view.names().collect::<BTreeSet<_>>(), fresh.names().collect::<BTreeSet<_>>());
-        prop_assert!(view.services.values().all(|entry| entry.object.is_some() || !entry.slices.is_empty()));
+        prop_assert!(view.services.values().all(|entry| entry.facts.is_some() || !entry.slices.is_empty()));
     }
 }
