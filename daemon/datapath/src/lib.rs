@@ -310,6 +310,12 @@ impl Datapath {
     }
 }
 
+/// Gives the kernel back memory that was freed: after a start, or when thousands of services came at once. Loading
+/// programs and reading objects take far more, for a moment, than what stays of them, and the allocator keeps it.
+pub fn give_memory_back() {
+    sys::trim_memory();
+}
+
 /// Detaches and unpins everything under this BPF file system. Nothing of ours is left, and nothing else is touched.
 /// Interfaces must still be there to be freed of tc filters, where the kernel has no links for them.
 pub fn remove(bpffs: &Path) -> Result<(), DatapathError> {

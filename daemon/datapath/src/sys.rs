@@ -73,6 +73,15 @@ impl Drop for MappedWords {
     }
 }
 
+/// Gives the kernel back what the allocator keeps of memory that was freed.
+pub(crate) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: looks at the allocator's own lists, under its own locks.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// `SO_NETNS_COOKIE` of a socket: the cookie of the network namespace it was made in.
 pub(crate) fn socket_netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     const SO_NETNS_COOKIE: i32 = 71;

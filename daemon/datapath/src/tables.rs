@@ -15,15 +15,18 @@
 //! ```
 
 mod adopt;
+mod ends;
 mod life;
+mod small;
 mod space;
 mod step;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_abi::{Backend, MemberKey, Range, ServiceValue};
@@ -36,6 +39,8 @@ pub use step::{Ended, Plan, Refusal, Set, Step};
 
 use crate::desired::{Key, Label, Member, Want};
 use crate::maglev;
+use ends::Ends;
+use small::SmallMap;
 use space::Space;
 pub(crate) use step::{from_mapped, protocol_number, to_mapped};
 
@@ -46,8 +51,8 @@ const REST: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Group {
     label: Label,
-    keys: BTreeMap<Key, u32>,
-    backends: BTreeMap<SocketAddr, u32>,
+    keys: SmallMap<Key, u32>,
+    backends: SmallMap<SocketAddr, u32>,
     internal: Side,
     cluster: Side,
     ring: Side,
@@ -60,7 +65,7 @@ struct Group {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Side {
     range: Range,
-    members: Vec<Member>,
+    members: Arc<[Member]>,
     /// Digest of the slots, as long as nobody has said whose they are.
     adopted: Option<u64>,
 }
@@ -86,12 +91,11 @@ pub struct Capacity {
 #[derive(Debug)]
 pub struct Tables {
     capacity: Capacity,
-    groups: FxHashMap<u32, Group>,
+    groups: FxHashMap<u32, Box<Group>>,
     keys: FxHashMap<Key, u32>,
-    owners: FxHashMap<u32, ServiceName>,
-    owned: FxHashMap<ServiceName, Vec<u32>>,
-    /// The last content of every endpoint id that was ever used.
-    backends: FxHashMap<u32, Backend>,
+    owners: FxHashMap<u32, Arc<ServiceName>>,
+    owned: FxHashMap<Arc<ServiceName>, Vec<u32>>,
+    backends: Ends,
     members: FxHashMap<MemberKey, u32>,
     /// Endpoints that left their group, by group and address: one that comes back gets its id back.
     left: FxHashMap<(u32, SocketAddr), u32>,
@@ -115,7 +119,7 @@ impl Tables {
             keys: FxHashMap::default(),
             owners: FxHashMap::default(),
             owned: FxHashMap::default(),
-            backends: FxHashMap::default(),
+            backends: Ends::default(),
             members: FxHashMap::default(),
             left: FxHashMap::default(),
             since: FxHashMap::default(),
@@ -144,7 +148,11 @@ impl Tables {
             }
         }
         let keep: Vec<u32> = pairs.iter().filter_map(|(group, _)| *group).collect();
-        for group in self.owned.remove(service).unwrap_or_default() {
+        let (name, had) = match self.owned.remove_entry(service) {
+            Some((name, had)) => (name, had),
+            None => (Arc::new(service.clone()), Vec::new()),
+        };
+        for group in had {
             if !keep.contains(&group) {
                 self.drop_group(group, now, &mut plan);
             }
@@ -155,7 +163,7 @@ impl Tables {
                 Some(group) => group,
                 None => self.group_ids.take(1).ok_or(Refusal::Full("services"))?,
             };
-            self.owners.insert(group, service.clone());
+            self.owners.insert(group, Arc::clone(&name));
             owned.push(group);
             self.put_group(group, want, now, &mut plan)
         });
@@ -163,7 +171,7 @@ impl Tables {
             owned.drain(..).for_each(|group| self.drop_group(group, now, &mut plan));
         }
         if !owned.is_empty() {
-            self.owned.insert(service.clone(), owned);
+            self.owned.insert(name, owned);
         }
         plan.refusal = put.err();
         plan
@@ -171,12 +179,12 @@ impl Tables {
 
     /// Services that have something in the tables.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
-        self.owned.keys()
+        self.owned.keys().map(|name| &**name)
     }
 
     /// Whose a group is, and which of its ports.
     pub(crate) fn owner(&self, group: u32) -> Option<(&ServiceName, &Label)> {
-        Some((self.owners.get(&group)?, &self.groups.get(&group)?.label))
+        Some((&**self.owners.get(&group)?, &self.groups.get(&group)?.label))
     }
 
     /// The group that answers on an address, with the flags of the address.
@@ -200,12 +208,12 @@ impl Tables {
         let active = self.groups.get(&group).into_iter().flat_map(|group| group.backends.iter());
         let active = active.map(|(address, id)| (*address, *id));
         let left = self.left.iter().filter(move |((of, _), _)| *of == group).map(|((_, address), id)| (*address, *id));
-        active.chain(left).filter_map(|(address, id)| Some((address, self.backends.get(&id)?)))
+        active.chain(left).filter_map(|(address, id)| Some((address, self.backends.get(id)?)))
     }
 
     /// An endpoint by its id.
     pub(crate) fn backend(&self, id: u32) -> Option<(SocketAddr, &Backend)> {
-        let backend = self.backends.get(&id)?;
+        let backend = self.backends.get(id)?;
         Some((life::address(backend), backend))
     }
 
@@ -228,8 +236,8 @@ impl Tables {
         for (key, _) in &want.keys {
             let Some(group) = self.keys.get(key) else { continue };
             match self.owners.get(group) {
-                Some(owner) if owner != service => {
-                    return Err(Refusal::Taken { key: *key, owner: owner.clone() });
+                Some(owner) if **owner != *service => {
+                    return Err(Refusal::Taken { key: *key, owner: (**owner).clone() });
                 }
                 // Of another port of the same service, which has a label of its own.
                 Some(_) => {}
@@ -265,6 +273,9 @@ impl Tables {
             group.keys.remove(&key);
             self.drop_key(id, key, plan);
         }
+        group
+            .backends
+            .grow_to([&want.internal, &want.cluster, &want.ring].map(Vec::len).into_iter().max().unwrap_or(0));
         for (address, _) in want.internal.iter().chain(&want.cluster).chain(&want.ring) {
             self.put_backend(id, group, *address, want, plan)?;
         }
@@ -339,10 +350,14 @@ impl Tables {
         sides: &[&Side],
         plan: &mut Plan,
     ) -> Result<Side, Refusal> {
-        if let Some(same) = sides.iter().find(|side| side.adopted.is_none() && side.members == members) {
+        if let Some(same) = sides.iter().find(|side| side.adopted.is_none() && *side.members == *members) {
             return Ok((*same).clone());
         }
-        let side = |range| Side { range, members: members.to_vec(), adopted: None };
+        // Sets of the same members, in slots of their own, are one list.
+        let same = [&group.internal, &group.cluster, &group.ring].into_iter().chain(sides.iter().copied());
+        let known = same.map(|side| &side.members).find(|known| ***known == *members);
+        let known = known.map_or_else(|| Arc::from(members), Arc::clone);
+        let side = |range| Side { range, members: Arc::clone(&known), adopted: None };
         if members.is_empty() {
             return Ok(side(Range::default()));
         }
@@ -359,7 +374,10 @@ impl Tables {
         sizes.sort_by_key(|size| !sides.iter().any(|side| Some(side.range.len()) == *size));
         for size in sizes {
             let owners = size.map_or_else(|| maglev::list(members), |size| maglev::ring(members, size));
-            let ids: Vec<u32> = owners.into_iter().map(|owner| group.backends[&members[owner as usize].0]).collect();
+            let ids: Vec<u32> = owners
+                .into_iter()
+                .filter_map(|owner| group.backends.get(&members[owner as usize].0).copied())
+                .collect();
             let digest = Some(adopt::digest(&ids));
             let is_same = |side: &&&Side| side.adopted == digest && side.range.len() as usize == ids.len();
             if let Some(same) = sides.iter().find(is_same) {

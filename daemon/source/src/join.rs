@@ -75,7 +75,7 @@ fn endpoints<'a>(
     let mut candidates = Vec::new();
     for slice in slices.filter(|slice| front.has_family(slice.is_ipv4)) {
         for (_, _, target) in
-            slice.ports.iter().filter(|(name, proto, _)| *name == port.name && *proto == port.protocol)
+            slice.ports.iter().filter(|(name, proto, _)| **name == *port.name && *proto == port.protocol)
         {
             candidates.extend(slice.endpoints.iter().map(|one| Candidate {
                 endpoint: Endpoint {
@@ -110,7 +110,9 @@ fn endpoints<'a>(
     for family in [ipv4, ipv6] {
         heed_hints(family, place);
     }
-    candidates.into_iter().map(|one| one.endpoint).collect()
+    let mut endpoints: Vec<Endpoint> = candidates.into_iter().map(|one| one.endpoint).collect();
+    endpoints.shrink_to_fit();
+    endpoints
 }
 
 fn rank(endpoint: &Endpoint) -> (bool, bool, bool) {

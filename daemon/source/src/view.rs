@@ -49,8 +49,25 @@ struct Entry {
     /// Of the Service itself, as long as it is there.
     facts: Option<Facts>,
     front: Option<Front>,
-    slices: BTreeMap<String, Slice>,
+    /// With their names. Nearly always one.
+    slices: Vec<(Box<str>, Slice)>,
     joined: Option<Arc<Service>>,
+}
+
+impl Entry {
+    fn slices(&self) -> impl Iterator<Item = &Slice> + Clone {
+        self.slices.iter().map(|(_, slice)| slice)
+    }
+
+    fn put_slice(&mut self, name: &str, slice: Slice) {
+        match self.slices.binary_search_by(|(other, _)| (**other).cmp(name)) {
+            Ok(place) => self.slices[place].1 = slice,
+            Err(place) => {
+                self.slices.reserve_exact(1);
+                self.slices.insert(place, (name.into(), slice));
+            }
+        }
+    }
 }
 
 /// What an update touched. Names only: the receiver looks the present state up, so two changes merge into one.
@@ -157,7 +174,7 @@ impl View {
         if addresses.is_empty() {
             let first = ServiceName { namespace: namespace.to_owned(), name: String::new() };
             let own = self.services.range(first..).take_while(|(owner, _)| owner.namespace == namespace);
-            let slices = own.flat_map(|(_, entry)| entry.slices.values());
+            let slices = own.flat_map(|(_, entry)| entry.slices());
             addresses.extend(slices.filter_map(|slice| slice.address_of(name)));
         }
         addresses.into_iter().collect()
@@ -280,7 +297,7 @@ impl View {
         }
         if let Some(slice) = read {
             let owner = slice.service.clone();
-            self.services.entry(owner.clone()).or_default().slices.insert(key.1.clone(), slice);
+            self.services.entry(owner.clone()).or_default().put_slice(&key.1, slice);
             self.slice_owners.insert(key, owner.clone());
             touched.insert(owner);
         }
@@ -317,14 +334,14 @@ impl View {
             return;
         }
         self.zone = zone.cloned();
-        let hinted = self.services.iter().filter(|(_, entry)| entry.slices.values().any(|slice| slice.has_zone_hints));
+        let hinted = self.services.iter().filter(|(_, entry)| entry.slices().any(|slice| slice.has_zone_hints));
         touched.extend(hinted.map(|(name, _)| name.clone()));
     }
 
     fn remove_slice(&mut self, key: &Key, touched: &mut BTreeSet<ServiceName>) {
         let Some(owner) = self.slice_owners.remove(key) else { return };
         if let Some(entry) = self.services.get_mut(&owner) {
-            entry.slices.remove(&key.1);
+            entry.slices.retain(|(name, _)| **name != *key.1);
             touched.insert(owner);
         }
     }
@@ -333,7 +350,7 @@ impl View {
     fn rejoin(&mut self, name: &ServiceName) -> bool {
         let Some(entry) = self.services.get_mut(name) else { return false };
         let place = Place { node: &self.node_name, zone: self.zone.as_deref() };
-        let joined = entry.front.as_ref().map(|front| join::join(name, front, entry.slices.values(), place));
+        let joined = entry.front.as_ref().map(|front| join::join(name, front, entry.slices(), place));
         let changed = entry.joined.as_deref() != joined.as_ref();
         if changed {
             entry.joined = joined.map(Arc::new);

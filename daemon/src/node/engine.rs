@@ -20,6 +20,9 @@ use super::pods::PodNetwork;
 /// How long to wait before tables that refused a change are tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// After so many services at once, memory is given back.
+const MANY: usize = 1000;
+
 /// The one writer of the view.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -159,9 +162,7 @@ impl Engine {
         let changed: Vec<(ServiceName, Option<Arc<Service>>)> = {
             let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
             if owed.begun {
-                let now = |name: &ServiceName| {
-                    owed.host_ports.get(name).cloned().or_else(|| view.service(name))
-                };
+                let now = |name: &ServiceName| owed.host_ports.get(name).cloned().or_else(|| view.service(name));
                 owed.services.iter().map(|name| (name.clone(), now(name))).collect()
             } else {
                 let all = view.services().chain(owed.host_ports.values().cloned());
@@ -177,6 +178,10 @@ impl Engine {
                 datapath.sync_all(changed.into_iter().filter_map(|(_, service)| service).collect())
             }
         };
+        if !owed.begun || names.len() >= MANY {
+            // Nobody waits for it.
+            drop(tokio::task::spawn_blocking(fairlead_datapath::give_memory_back));
+        }
         match result {
             Ok(report) => {
                 self.in_force(&names, &report, !owed.begun);

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use fairlead_source::{Endpoint, Port, Protocol, Service, ServiceName};
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 
 /// What all pods of the node ask for, by name.
-pub(super) fn services<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<ServiceName, Service> {
-    pods.flat_map(of_pod).map(|service| (service.name.clone(), service)).collect()
+pub(super) fn services<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<ServiceName, Arc<Service>> {
+    pods.flat_map(of_pod).map(|service| (service.name.clone(), Arc::new(service))).collect()
 }
 
 fn of_pod(pod: &Pod) -> Vec<Service> {

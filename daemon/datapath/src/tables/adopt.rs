@@ -1,6 +1,7 @@
 //! Tables as an earlier daemon left them, wherever it was interrupted.
 
 use std::hash::Hasher;
+use std::sync::Arc;
 use std::time::Instant;
 
 use fairlead_abi::{Backend, MemberKey, RangeKey, ServiceValue};
@@ -62,13 +63,13 @@ impl Tables {
                 tables.slots.take_exact(range.start(), range.len());
                 let ids: Vec<u32> = (0..range.len()).map(|place| slot(range.start() + place)).collect();
                 for backend in &ids {
-                    if let Some(content) = tables.backends.get(backend)
+                    if let Some(content) = tables.backends.get(*backend)
                         && entry.backends.insert(life::address(content), *backend).is_none()
                     {
                         tables.backend_ids.take_exact(*backend, 1);
                     }
                 }
-                *side = Side { range, members: Vec::new(), adopted: (!range.is_empty()).then(|| digest(&ids)) };
+                *side = Side { range, members: Arc::default(), adopted: (!range.is_empty()).then(|| digest(&ids)) };
             }
         }
         tables.adopt_left(now);
@@ -76,8 +77,7 @@ impl Tables {
     }
 
     fn adopt_left(&mut self, now: Instant) {
-        let mut left: Vec<(u32, Backend)> = self.backends.iter().map(|(id, backend)| (*id, *backend)).collect();
-        left.sort_unstable_by_key(|(id, _)| *id);
+        let left: Vec<(u32, Backend)> = self.backends.iter().map(|(id, backend)| (id, *backend)).collect();
         for (id, backend) in left {
             let address = life::address(&backend);
             if self.groups.get(&backend.group).and_then(|group| group.backends.get(&address)) == Some(&id) {

@@ -21,7 +21,7 @@ impl Tables {
         let local = if want.local.binary_search(&address).is_ok() { Backend::LOCAL } else { 0 };
         let flags = local | if address.is_ipv6() { Backend::IPV6 } else { 0 };
         let (id, generation) = match group.backends.get(&address) {
-            Some(id) => (*id, self.backends[id].generation()),
+            Some(id) => (*id, self.backends.get(*id).map_or(1, Backend::generation)),
             None => self.revive(group_id, address)?,
         };
         group.backends.insert(address, id);
@@ -34,7 +34,7 @@ impl Tables {
             group: group_id,
             given: 0,
         };
-        if self.backends.get(&id) != Some(&backend) {
+        if self.backends.get(id) != Some(&backend) {
             self.backends.insert(id, backend);
             plan.steps.push(Step::Backend(id, backend));
         }
@@ -51,17 +51,17 @@ impl Tables {
     fn revive(&mut self, group: u32, address: SocketAddr) -> Result<(u32, u32), Refusal> {
         if let Some(id) = self.left.remove(&(group, address)) {
             self.since.remove(&id);
-            let backend = &self.backends[&id];
+            let backend = self.backends.get(id).copied().unwrap_or_default();
             let generation = backend.generation();
             return Ok((id, if backend.state() == Backend::GONE { after(generation) } else { generation }));
         }
         let id = self.backend_ids.take(1).ok_or(Refusal::Full("endpoints"))?;
-        Ok((id, self.backends.get(&id).map_or(1, |old| after(old.generation()))))
+        Ok((id, self.backends.get(id).map_or(1, |old| after(old.generation()))))
     }
 
     /// Lets an endpoint take no new flows.
     pub(super) fn drain_backend(&mut self, group: u32, address: SocketAddr, id: u32, now: Instant, plan: &mut Plan) {
-        let Some(backend) = self.backends.get_mut(&id) else { return };
+        let Some(backend) = self.backends.get_mut(id) else { return };
         backend.life = Backend::life(backend.generation(), Backend::DRAINING);
         plan.steps.push(Step::Backend(id, *backend));
         plan.ended.push(Ended { address, proto: backend.proto, backend: id, generation: backend.generation() });
@@ -88,7 +88,7 @@ impl Tables {
         {
             self.gone.pop_front();
             if self.since.get(&id) == Some(&since)
-                && let Some(backend) = self.backends.get(&id)
+                && let Some(backend) = self.backends.get(id)
             {
                 self.left.remove(&(backend.group, address(backend)));
                 self.since.remove(&id);
@@ -99,7 +99,7 @@ impl Tables {
     }
 
     fn end_backend(&mut self, id: u32, now: Instant, plan: &mut Plan) {
-        let Some(backend) = self.backends.get_mut(&id).filter(|backend| backend.state() != Backend::GONE) else {
+        let Some(backend) = self.backends.get_mut(id).filter(|backend| backend.state() != Backend::GONE) else {
             return;
         };
         backend.life = Backend::life(backend.generation(), Backend::GONE);

@@ -28,7 +28,7 @@ pub(crate) struct Slice {
     /// Some endpoint is meant for a zone, so the node's own zone matters.
     pub(crate) has_zone_hints: bool,
     pub(super) is_ipv4: bool,
-    pub(super) ports: Vec<(String, Protocol, u16)>,
+    pub(super) ports: Box<[(Box<str>, Protocol, u16)]>,
     pub(super) endpoints: Box<[SliceEndpoint]>,
     /// Names of the endpoints' pods, of the slice's namespace, one after the other.
     pods: Box<str>,
@@ -80,7 +80,7 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
         let protocol = protocol("ports[].protocol", one.protocol.as_deref())?;
         // A port without a number stands for all ports, which no Service can ask for.
         let Some(number) = one.port else { continue };
-        ports.push((one.name.clone().unwrap_or_default(), protocol, port("ports[].port", number)?));
+        ports.push((one.name.as_deref().unwrap_or_default().into(), protocol, port("ports[].port", number)?));
     }
     let weights = weights(&slice.metadata)?;
     let listed = slice.endpoints.as_deref().unwrap_or_default();
@@ -110,7 +110,7 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
         service,
         has_zone_hints: endpoints.iter().flat_map(|one| &one.hint).any(|hint| !hint.zones.is_empty()),
         is_ipv4: slice.address_type == "IPv4",
-        ports,
+        ports: ports.into(),
         endpoints: endpoints.into(),
         pods: pods.into(),
     }))
