@@ -28,5 +28,5 @@ pub use report::{Outcome, Report, ReportError, Reporter, Retry};
 pub use service::{Dsr, Endpoint, Port, Protocol, Service, ServiceName, UnknownDsr};
 pub use source::{Acknowledgements, Contact, Feed, Source};
 pub use spec::{SourceSpec, SourceSpecError};
-pub use update::{Item, ObjectName, Rejected, Update};
+pub use update::{Item, ObjectName, Read, Rejected, Update};
 pub use view::{Changes, View};

@@ -4,6 +4,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::env::Facts;
+use crate::join::{self, Front, Slice};
+
 /// A piece of a snapshot or of a delta; the meaning of the flags is that of `push.v1.Update`.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
@@ -35,9 +38,43 @@ pub enum Item {
     Pod(Box<Pod>),
     ConfigMap(Box<ConfigMap>),
     Secret(Box<Secret>),
+    /// A Service or an EndpointSlice, of which only what is needed is left.
+    Read(Box<Read>),
+}
+
+/// What is needed of a Service or an EndpointSlice, or why it is refused: a tenth of the object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read {
+    pub(crate) name: ObjectName,
+    pub(crate) form: Result<Form, String>,
+}
+
+/// What a Service or a slice comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Form {
+    /// Without a front, one that is no business of ours.
+    Service(Option<Front>, Facts),
+    /// The same of slices.
+    Slice(Option<Slice>),
 }
 
 impl Item {
+    /// Leaves of a Service or a slice what is needed of it on this node. Whoever has to wait with an object does so with
+    /// this.
+    #[must_use]
+    pub fn read(self, node: &str) -> Self {
+        let name = match &self {
+            Self::Service(_) | Self::EndpointSlice(_) => self.name(),
+            _ => return self,
+        };
+        let form = match &self {
+            Self::Service(service) => join::front(service).map(|front| Form::Service(front, Facts::of(service))),
+            Self::EndpointSlice(slice) => join::slice(slice, node).map(Form::Slice),
+            _ => return self,
+        };
+        Self::Read(Box::new(Read { name, form }))
+    }
+
     /// Its kind, namespace and name.
     pub fn name(&self) -> ObjectName {
         let key = |metadata: &ObjectMeta| {
@@ -65,6 +102,7 @@ impl Item {
                 let (namespace, name) = key(&secret.metadata);
                 ObjectName::Secret(namespace, name)
             }
+            Item::Read(read) => read.name.clone(),
         }
     }
 }

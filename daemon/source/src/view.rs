@@ -9,13 +9,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::env::{self, Facts};
 use crate::join::{self, Front, Place, Slice};
 use crate::service::{Service, ServiceName};
-use crate::update::{Item, ObjectName, Rejected, Update};
+use crate::update::{Form, Item, ObjectName, Rejected, Update};
 
 /// Namespace and name.
 type Key = (String, String);
@@ -126,7 +125,8 @@ impl View {
             _ => update,
         };
         if !whole.complete {
-            self.held = Some(whole);
+            let put = whole.put.into_iter().map(|item| item.read(&self.node_name)).collect();
+            self.held = Some(Update { put, ..whole });
             return Changes::default();
         }
         let delta = self.snapshot_as_delta(whole);
@@ -239,6 +239,7 @@ impl View {
         let mut touched = BTreeSet::new();
         for item in delta.put {
             let object = item.name();
+            let item = item.read(&self.node_name);
             match self.put(item, &mut touched, &mut changes) {
                 Ok(()) => drop(self.rejected.remove(&object)),
                 Err(reason) => changes.rejected.push(Rejected { object, reason }),
@@ -262,16 +263,21 @@ impl View {
 
     fn put(&mut self, item: Item, touched: &mut BTreeSet<ServiceName>, changes: &mut Changes) -> Result<(), String> {
         match item {
-            Item::Service(service) => {
-                let front = join::front(&service)?;
-                let (namespace, name) = key_of(&service.metadata);
-                let name = ServiceName { namespace, name };
-                let entry = self.services.entry(name.clone()).or_default();
-                entry.front = front;
-                entry.facts = Some(Facts::of(&service));
-                touched.insert(name);
-            }
-            Item::EndpointSlice(slice) => self.put_slice(&slice, touched)?,
+            Item::Read(read) => match (read.form?, read.name) {
+                (Form::Service(front, facts), ObjectName::Service(namespace, name)) => {
+                    let name = ServiceName { namespace, name };
+                    let entry = self.services.entry(name.clone()).or_default();
+                    entry.front = front;
+                    entry.facts = Some(facts);
+                    touched.insert(name);
+                }
+                (Form::Slice(slice), ObjectName::EndpointSlice(namespace, name)) => {
+                    self.put_slice((namespace, name), slice, touched);
+                }
+                (_, name) => return Err(format!("{name} was read as something else")),
+            },
+            // Read before it is put.
+            Item::Service(_) | Item::EndpointSlice(_) => {}
             Item::Node(node) if node.metadata.name.as_deref() != Some(self.node_name.as_str()) => {
                 return Err(format!("this node is `{}`", self.node_name));
             }
@@ -289,9 +295,7 @@ impl View {
         Ok(())
     }
 
-    fn put_slice(&mut self, object: &EndpointSlice, touched: &mut BTreeSet<ServiceName>) -> Result<(), String> {
-        let read = join::slice(object, &self.node_name)?;
-        let key = key_of(&object.metadata);
+    fn put_slice(&mut self, key: Key, read: Option<Slice>, touched: &mut BTreeSet<ServiceName>) {
         if self.slice_owners.get(&key) != read.as_ref().map(|slice| &slice.service) {
             self.remove_slice(&key, touched);
         }
@@ -301,7 +305,6 @@ impl View {
             self.slice_owners.insert(key, owner.clone());
             touched.insert(owner);
         }
-        Ok(())
     }
 
     fn remove(&mut self, name: ObjectName, touched: &mut BTreeSet<ServiceName>, changes: &mut Changes) {

@@ -4,14 +4,16 @@
 //! that stands as before need not be parsed again: a directory may be one file with ten thousand Services. Of what was
 //! told, a digest stays, to know a change by; the objects themselves are whoever was told's.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::update::{Item, ObjectName};
@@ -62,16 +64,16 @@ pub(super) struct Said {
 }
 
 impl Said {
-    fn new(item: Item, hasher: &RandomState) -> Self {
-        let mut digest = Digest(hasher.build_hasher());
+    fn new(item: Item, reader: &For<'_>) -> Self {
+        let mut digest = Digest(reader.hasher.build_hasher());
         // Writing to a digest cannot fail, and an object that was read can be written.
         let _ = match &item {
             Item::Service(service) => serde_json::to_writer(&mut digest, service),
             Item::EndpointSlice(slice) => serde_json::to_writer(&mut digest, slice),
             Item::Node(node) => serde_json::to_writer(&mut digest, node),
-            Item::Pod(..) | Item::ConfigMap(..) | Item::Secret(..) => Ok(()),
+            Item::Pod(..) | Item::ConfigMap(..) | Item::Secret(..) | Item::Read(..) => Ok(()),
         };
-        Self { digest: digest.0.finish(), item: Mutex::new(Some(item)) }
+        Self { digest: digest.0.finish(), item: Mutex::new(Some(item.read(reader.node))) }
     }
 
     /// The object, for whoever is told of it; it can be told once.
@@ -286,18 +288,101 @@ fn plain(mut value: serde_norway::Value) -> Result<Value, String> {
 }
 
 fn json(text: &str, reader: &For<'_>, found: &mut Vec<(usize, Found)>) {
-    let mut values_read = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let mut pieces = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     loop {
-        let before = text[..values_read.byte_offset()].lines().count().max(1);
-        match values_read.next() {
+        let start = pieces.byte_offset();
+        let line = text[..start].lines().count().max(1);
+        match pieces.next() {
             None => return,
-            Some(Ok(value)) => values(value, before, reader, found, 0),
+            Some(Ok(_)) => json_piece(&text[start..pieces.byte_offset()], line, reader, found),
             Some(Err(error)) => {
-                let place = format!(" at line {} column {}", error.line(), error.column());
-                let reason = error.to_string().replacen(&place, "", 1);
-                return found.push((error.line().max(1), Found::Unreadable(reason)));
+                return found.push((error.line().max(1), Found::Unreadable(without_json_place(&error))));
             }
         }
+    }
+}
+
+/// One value. Of a list, one item after the other: as one tree it would be twenty times its text.
+fn json_piece(text: &str, line: usize, reader: &For<'_>, found: &mut Vec<(usize, Found)>) {
+    let is_list = serde_json::from_str::<Header>(text)
+        .is_ok_and(|header| matches!(announced(header, reader.node), Announced::List));
+    let read = if is_list {
+        let mut has_items = false;
+        let mut take = |item| {
+            has_items = true;
+            if let Some(item) = item {
+                values(item, line, reader, found, 1);
+            }
+        };
+        let read = Items(&mut take).deserialize(&mut serde_json::Deserializer::from_str(text));
+        if read.is_ok() && !has_items {
+            found.push((line, Found::Unreadable("a list without items".to_owned())));
+        }
+        read
+    } else {
+        serde_json::from_str(text).map(|value| values(value, line, reader, found, 0))
+    };
+    if let Err(error) = read {
+        found.push((line, Found::Unreadable(without_json_place(&error))));
+    }
+}
+
+fn without_json_place(error: &serde_json::Error) -> String {
+    error.to_string().replacen(&format!(" at line {} column {}", error.line(), error.column()), "", 1)
+}
+
+/// Hands on the elements of a list's `items`: `None` for the list itself, then each.
+struct Items<'a>(&'a mut dyn FnMut(Option<Value>));
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match &*key {
+                "items" => map.next_value_seed(Elements(&mut *self.0))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Elements<'a>(&'a mut dyn FnMut(Option<Value>));
+
+impl<'de> DeserializeSeed<'de> for Elements<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        (self.0)(None);
+        while let Some(item) = items.next_element()? {
+            (self.0)(Some(item));
+        }
+        Ok(())
     }
 }
 
@@ -349,7 +434,7 @@ fn object(name: ObjectName, item: Result<Item, String>, reader: &For<'_>) -> Fou
             }
             _ => {}
         }
-        Ok(Arc::new(Said::new(item, reader.hasher)))
+        Ok(Arc::new(Said::new(item, reader)))
     });
     Found::Object(Arc::new(name), checked)
 }
