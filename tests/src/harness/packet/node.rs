@@ -165,7 +165,7 @@ impl Node {
         configure(&mut config);
         let mut datapath = Datapath::open(config).context("cannot open the data path")?;
         let uplink = datapath.attach_uplink("up0").context("cannot attach to the uplink")?.ifindex;
-        datapath.sync_all(Vec::new())?;
+        datapath.sync_all(Vec::<fairlead_source::Service>::new())?;
         let mut pods = Vec::new();
         for n in PODS {
             let name = format!("pod{n}");
