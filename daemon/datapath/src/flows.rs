@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aya::maps::{Array, MapData};
 use fairlead_abi::{FlowBucket, PLACES, SEEDS, Shape, SocketBucket, SocketKey, SocketValue, map};
-use fairlead_packet::{bucket, choice};
+use fairlead_packet::bucket;
 
 use crate::error::DatapathError;
 use crate::kernel::{failed, halves, typed, words};
@@ -23,6 +23,7 @@ pub(crate) fn shape(dir: &Path) -> Result<(), DatapathError> {
         return Ok(());
     }
     [shape.flows4, shape.flows6, shape.sockets] = buckets;
+    shape.socket_step = bucket::step(shape.sockets);
     shape.seeds = secret()?;
     // No program has used the tables yet, so nobody is at a lock.
     map.set(0, shape, 0).map_err(failed(map::SHAPE))
@@ -71,17 +72,16 @@ impl Flows {
 /// What the socket hooks have given to sockets.
 pub(crate) struct Given {
     words: MappedWords,
-    buckets: u32,
-    seeds: [u64; SEEDS],
+    shape: Shape,
 }
 
 impl Given {
     /// Opens the pinned table.
     pub(crate) fn open(dir: &Path) -> Result<Self, DatapathError> {
-        let shape: Array<MapData, Shape> = typed(dir, map::SHAPE)?;
-        let seeds = shape.get(&0, 0).map_err(failed(map::SHAPE))?.seeds;
-        let (words, buckets) = words(dir, map::SOCKETS, size_of::<SocketBucket>() / 8)?;
-        Ok(Self { words, buckets, seeds })
+        let map: Array<MapData, Shape> = typed(dir, map::SHAPE)?;
+        let shape = map.get(&0, 0).map_err(failed(map::SHAPE))?;
+        let (words, _) = words(dir, map::SOCKETS, size_of::<SocketBucket>() / 8)?;
+        Ok(Self { words, shape })
     }
 
     /// What is kept under a key. Read as one word after the other: the hooks may be writing.
@@ -91,7 +91,8 @@ impl Given {
         const ENTRIES: usize = std::mem::offset_of!(SocketBucket, entries) / 8;
         let wanted = key_words(key);
         let halves: [u32; 8] = std::array::from_fn(|half| (wanted[half / 2] >> (half % 2 * 32)) as u32);
-        let number = choice::place(bucket::hash(&halves, &self.seeds), self.buckets) as usize;
+        let Shape { seeds, socket_step, sockets, .. } = &self.shape;
+        let number = bucket::socket(&halves, seeds, *socket_step, *sockets).0 as usize;
         (0..PLACES).find_map(|place| {
             let start = number * BUCKET + ENTRIES + place * ENTRY;
             let word = |index: usize| self.words.load(start + index);

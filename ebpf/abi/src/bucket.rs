@@ -48,8 +48,8 @@ pub struct Shape {
     pub flows6: u32,
     /// Buckets of `SOCKETS`.
     pub sockets: u32,
-    /// Zero.
-    pub pad: u32,
+    /// See `fairlead_packet::bucket::step`, for `SOCKETS`.
+    pub socket_step: u32,
     /// How many writers are at, or want to be at, the buckets that share a lock.
     pub flow_locks: [u64; FLOW_LOCKS],
     /// The same for sockets.
@@ -63,7 +63,7 @@ impl Shape {
         flows4: 0,
         flows6: 0,
         sockets: 0,
-        pad: 0,
+        socket_step: 0,
         flow_locks: [0; FLOW_LOCKS],
         socket_locks: [0; SOCKET_LOCKS],
     };

@@ -13,7 +13,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::maps::Array;
 use fairlead_abi::{Bucket, Entry, PLACES, SEEDS, Shape};
-use fairlead_packet::{bucket, choice};
+use fairlead_packet::bucket;
 
 use crate::maps::{self, ticks};
 
@@ -28,12 +28,10 @@ pub(crate) trait Table: Sized + 'static {
 
     /// The buckets.
     fn map() -> &'static Array<Bucket<Self::Key, Self::Value>>;
-    /// Their number.
-    fn buckets(shape: &Shape) -> u32;
     /// The first of the locks.
     fn locks(shape: *mut Shape) -> *mut u64;
-    /// The hash of a key, see [`bucket::hash`].
-    fn hash(key: &Self::Key, seeds: &[u64; SEEDS]) -> u32;
+    /// The bucket of a key, and its hash.
+    fn place(key: &Self::Key, shape: &Shape) -> (u32, u32);
     /// Whether two keys are the same.
     fn same(a: &Self::Key, b: &Self::Key) -> bool;
 }
@@ -81,8 +79,7 @@ pub(crate) struct Home<T: Table> {
 pub(crate) fn home<T: Table>(key: &T::Key) -> Option<Home<T>> {
     let shape = maps::SHAPE.get_ptr_mut(0)?;
     // SAFETY: the map returned a pointer to its value; these fields are only written before programs are attached.
-    let (hash, buckets) = unsafe { (T::hash(key, &(*shape).seeds), T::buckets(&*shape)) };
-    let number = choice::place(hash, buckets);
+    let (number, hash) = T::place(key, unsafe { &*shape });
     let bucket = T::map().get_ptr_mut(number)?;
     // SAFETY: less than the number of locks.
     let lock = unsafe { T::locks(shape).add((number & (T::LOCKS - 1)) as usize) };

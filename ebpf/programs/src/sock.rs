@@ -17,8 +17,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::SockAddrContext;
 use fairlead_abi::{
-    Backend, Counter, Pod, SEEDS, SOCKET_LOCKS, ServiceValue, Shape, SocketBucket, SocketKey, SocketValue, V6, mapped,
-    proto,
+    Backend, Counter, Pod, SOCKET_LOCKS, ServiceValue, Shape, SocketBucket, SocketKey, SocketValue, V6, mapped, proto,
 };
 
 use crate::bucket::{self, Table, words};
@@ -235,6 +234,11 @@ fn remember(there: &SocketKey, addr: &V6, id: u32, backend: &Backend) {
     maps::mark_given(id, life);
     let mut value = SocketValue { addr: there.addr, port: there.port, pad: 0, backend: id, life };
     let back = SocketKey { addr: *addr, port: backend.port, back: 1, ..*there };
+    if there.proto == proto::TCP {
+        // A socket of its own for each connection: it is not there yet.
+        bucket::insert::<Sockets>(&back, &value, true);
+        return;
+    }
     keep(&back, &value);
     // A UDP socket may send to the service by name, even if it is connected to it.
     if there.proto == proto::UDP {
@@ -269,19 +273,14 @@ impl Table for Sockets {
     }
 
     #[inline(always)]
-    fn buckets(shape: &Shape) -> u32 {
-        shape.sockets
-    }
-
-    #[inline(always)]
     fn locks(shape: *mut Shape) -> *mut u64 {
         // SAFETY: the caller's pointer is to the map's value.
         unsafe { (&raw mut (*shape).socket_locks).cast() }
     }
 
     #[inline(always)]
-    fn hash(key: &SocketKey, seeds: &[u64; SEEDS]) -> u32 {
-        bucket::hash(words::<_, [u32; 8]>(key), seeds)
+    fn place(key: &SocketKey, shape: &Shape) -> (u32, u32) {
+        fairlead_packet::bucket::socket(words::<_, [u32; 8]>(key), &shape.seeds, shape.socket_step, shape.sockets)
     }
 
     #[inline(always)]

@@ -4,7 +4,8 @@ use core::marker::PhantomData;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
-use fairlead_abi::{FLOW_LOCKS, FlowBucket, FlowKey, FlowValue, SEEDS, Shape};
+use fairlead_abi::{FLOW_LOCKS, FlowBucket, FlowKey, FlowValue, Shape};
+use fairlead_packet::choice;
 
 use crate::bucket::{self, Table};
 use crate::family::{Family, Ip4, Ip6};
@@ -24,19 +25,15 @@ impl<F: Family> Table for Flows<F> {
     }
 
     #[inline(always)]
-    fn buckets(shape: &Shape) -> u32 {
-        if F::V6 { shape.flows6 } else { shape.flows4 }
-    }
-
-    #[inline(always)]
     fn locks(shape: *mut Shape) -> *mut u64 {
         // SAFETY: the caller's pointer is to the map's value.
         unsafe { (&raw mut (*shape).flow_locks).cast() }
     }
 
     #[inline(always)]
-    fn hash(key: &FlowKey<F::Addr>, seeds: &[u64; SEEDS]) -> u32 {
-        F::flow_hash(key, seeds)
+    fn place(key: &FlowKey<F::Addr>, shape: &Shape) -> (u32, u32) {
+        let hash = F::flow_hash(key, &shape.seeds);
+        (choice::place(hash, if F::V6 { shape.flows6 } else { shape.flows4 }), hash)
     }
 
     #[inline(always)]

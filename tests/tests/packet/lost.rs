@@ -74,7 +74,6 @@ fn words(src: SocketAddr, dst: SocketAddr, proto: u8) -> Vec<u32> {
 fn hash_of(words: &[u32], seeds: &[u64; SEEDS]) -> Result<u32> {
     Ok(match words.len() {
         4 => bucket::hash::<4, SEEDS>(words.try_into()?, seeds),
-        8 => bucket::hash::<8, SEEDS>(words.try_into()?, seeds),
         _ => bucket::hash::<10, SEEDS>(words.try_into()?, seeds),
     })
 }
@@ -145,9 +144,9 @@ fn give_next_sockets(node: &Node, service: SocketAddr, endpoint: SocketAddr) -> 
 fn give(node: &Node, key: &[u8], value: &[u8]) -> Result<()> {
     let shape = opened::<Array<_, Shape>>(node, map::SHAPE)?.get(&0, 0)?;
     let words: Vec<u32> = key.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
-    let hash = hash_of(&words, &shape.seeds)?;
+    let words: &[u32; 8] = words.as_slice().try_into()?;
+    let (number, hash) = bucket::socket(words, &shape.seeds, shape.socket_step, shape.sockets);
     let mut sockets: Array<_, [u8; size_of::<SocketBucket>()]> = opened(node, map::SOCKETS)?;
-    let number = choice::place(hash, shape.sockets);
     let mut bucket = sockets.get(&number, 0)?;
     let places = (hash as usize % PLACES..PLACES).chain(0..PLACES);
     let place = places.into_iter().find(|place| bucket[2 * place..2 * place + 2] == [0, 0]);
