@@ -129,7 +129,8 @@ fn store<const N: usize>(ctx: &XdpContext, offset: usize, bytes: [u8; N]) -> Opt
 #[inline(always)]
 fn takes_frame<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>, checksum: Checksum) -> bool {
     let len = packet.total as usize;
-    if packet.ttl <= 1 || ctx.data() + net::ETH_LEN + len > ctx.data_end() {
+    // Lengths, not places: kernels as old as 5.10 move no pointer by a number that they do not know to be small.
+    if packet.ttl <= 1 || ctx.data_end().wrapping_sub(ctx.data()) < net::ETH_LEN + len {
         return false;
     }
     if checksum == Checksum::Either && !packet.is_icmp() {
