@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+pub(crate) use bed::fill_one;
 pub(crate) use connect::ConnectHook;
 pub(crate) use program::ProgramCost;
 

@@ -13,6 +13,8 @@ pub enum Peer {
     Direct,
     /// The same on a node whose kernel tracks connections: what every netfilter proxy pays before it does anything.
     DirectCt,
+    /// The same on a node with tc programs that do nothing where ours are: what every proxy pays that is one of these.
+    DirectTc,
     /// kube-proxy's iptables mode, in the kernel's older tables.
     Iptables,
     /// The same on nftables' tables.
@@ -37,6 +39,7 @@ impl Peer {
         match self {
             Self::Direct => "direct",
             Self::DirectCt => "direct-ct",
+            Self::DirectTc => "direct-tc",
             Self::Iptables => "iptables",
             Self::IptablesNft => "iptables-nft",
             Self::Nftables => "nftables",
@@ -50,7 +53,7 @@ impl Peer {
 
     /// Its clients know the endpoint's address.
     pub fn is_direct(self) -> bool {
-        matches!(self, Self::Direct | Self::DirectCt | Self::FairleadDirect)
+        matches!(self, Self::Direct | Self::DirectCt | Self::DirectTc | Self::FairleadDirect)
     }
 
     /// It is ours.
@@ -73,7 +76,7 @@ const SLOW_NFTABLES: u32 = 5000;
 pub struct Options {
     /// Peers to measure, side by side.
     #[arg(long, value_name = "PEER,…", value_delimiter = ',', default_values_t = [
-        Peer::Direct, Peer::DirectCt, Peer::Iptables, Peer::IptablesNft, Peer::Nftables, Peer::Ipvs,
+        Peer::Direct, Peer::DirectCt, Peer::DirectTc, Peer::Iptables, Peer::IptablesNft, Peer::Nftables, Peer::Ipvs,
         Peer::FairleadDirect, Peer::FairleadSocket, Peer::FairleadPacket, Peer::FairleadXdp,
     ])]
     pub peers: Vec<Peer>,

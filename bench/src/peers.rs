@@ -5,6 +5,7 @@
 
 pub(crate) mod change;
 mod conntrack;
+mod empty;
 mod iptables;
 mod ipvs;
 mod nftables;
@@ -21,6 +22,7 @@ use crate::options::Peer;
 use crate::rig::agent::Agent;
 use crate::rig::node::{self, Node, Side};
 use crate::stage::Stage;
+use empty::Empty;
 pub(crate) use ours::Ours;
 pub(crate) use program::{find as find_program, version as version_of};
 use services::{Measured, Spec};
@@ -32,6 +34,8 @@ pub(crate) enum Proxy {
     None,
     /// Nobody, but connections are tracked.
     Conntrack,
+    /// Nobody, but there are programs that do nothing.
+    Empty,
     /// kube-proxy, iptables mode, on the older tables.
     Iptables,
     /// The same on nftables.
@@ -50,6 +54,7 @@ impl Proxy {
         match peer {
             Peer::Direct => Self::None,
             Peer::DirectCt => Self::Conntrack,
+            Peer::DirectTc => Self::Empty,
             Peer::Iptables => Self::Iptables,
             Peer::IptablesNft => Self::IptablesNft,
             Peer::Nftables => Self::Nftables,
@@ -66,6 +71,8 @@ pub(crate) struct Rig {
     pub(crate) spec: Spec,
     pub(crate) node: Node,
     clients: BTreeMap<Side, Agent>,
+    /// Attached as long as it is there.
+    _empty: Option<Empty>,
     // After the clients, which may be in its cgroup.
     pub(crate) ours: Option<Ours>,
 }
@@ -74,8 +81,9 @@ impl Rig {
     /// Makes the node and has it programmed.
     pub(crate) fn new(stage: &mut Stage, proxy: Proxy, spec: Spec) -> Result<Self> {
         let node = Node::new(u8::try_from(spec.local_endpoints())?, stage.core)?;
+        let empty = (proxy == Proxy::Empty).then(|| Empty::new(&node)).transpose()?;
         let ours = match proxy {
-            Proxy::None => None,
+            Proxy::None | Proxy::Empty => None,
             Proxy::Conntrack => iptables::program(&node, Spec { services: 1, ..spec }, iptables::Tables::Legacy)
                 .map(|()| None)
                 .context("tracking connections takes the NAT table")?,
@@ -85,7 +93,7 @@ impl Rig {
             Proxy::Ipvs => ipvs::program(&node, spec).map(|()| None)?,
             Proxy::Ours => Some(Ours::new(stage, &node, spec)?),
         };
-        Ok(Self { proxy, spec, node, clients: BTreeMap::new(), ours })
+        Ok(Self { proxy, spec, node, clients: BTreeMap::new(), _empty: empty, ours })
     }
 
     /// The client on one side.
@@ -121,7 +129,7 @@ impl Rig {
     /// Forgets connections that are over, so that a sample does not pay for those before it. Ours forgets by itself.
     pub(crate) fn settle(&self) -> Result<()> {
         match self.proxy {
-            Proxy::None | Proxy::Ours => Ok(()),
+            Proxy::None | Proxy::Empty | Proxy::Ours => Ok(()),
             _ => self.node.net.run(conntrack::flush),
         }
     }

@@ -181,7 +181,7 @@ pub(crate) fn cases(options: &Options, concerns: impl Fn(Peer) -> bool) -> Vec<C
     let mut cases = Vec::new();
     for peer in options.peers.iter().copied().filter(|peer| concerns(*peer)) {
         let cells = match peer {
-            Peer::Direct | Peer::DirectCt => vec![Cell::bare(peer.name())],
+            Peer::Direct | Peer::DirectCt | Peer::DirectTc => vec![Cell::bare(peer.name())],
             _ => {
                 let with = |services| Cell::with_services(peer.name(), services, options.endpoints);
                 options.services().into_iter().map(with).collect()

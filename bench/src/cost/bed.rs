@@ -1,6 +1,6 @@
 //! Our data path and the programs it is held against, loaded and given the same services.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -135,6 +135,16 @@ fn fill(ebpf: &mut Ebpf, others: u32) -> Result<()> {
         endpoints.set(FIRST_SOCKET_ENDPOINT + number, address(to, port, UDP), 0)?;
     }
     Ok(())
+}
+
+/// Gives the minimal programs one service of one endpoint, asked over UDP.
+pub(crate) fn fill_one(ebpf: &mut Ebpf, service: SocketAddrV4, endpoint: SocketAddrV4) -> Result<()> {
+    const UDP: u8 = 17;
+    let at = |to: SocketAddrV4| address(*to.ip(), to.port(), UDP);
+    let mut services = HashMap::<_, [u8; 8], u64>::try_from(map(ebpf, "MINIMAL_SERVICES")?)?;
+    services.insert(at(service), 1, 0)?;
+    let mut endpoints = Array::<_, [u8; 8]>::try_from(map(ebpf, "MINIMAL_ENDPOINTS")?)?;
+    Ok(endpoints.set(0, at(endpoint), 0)?)
 }
 
 /// As the programs know an address.

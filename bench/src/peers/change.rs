@@ -47,7 +47,7 @@ impl Rules {
                 all: nftables::rules(&entries),
                 parts: [nftables::part(before, after), nftables::part(after, before)],
             },
-            Proxy::None | Proxy::Conntrack | Proxy::Ipvs | Proxy::Ours => bail!("it takes no rules"),
+            Proxy::None | Proxy::Conntrack | Proxy::Empty | Proxy::Ipvs | Proxy::Ours => bail!("it takes no rules"),
         })
     }
 

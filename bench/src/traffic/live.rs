@@ -8,7 +8,7 @@
 //! One core does all of it. Making a frame costs more than handling it, so what counts is the time above `injector`,
 //! which makes frames and drops them at once.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +22,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::figure;
+use crate::cost::fill_one;
 use crate::options::{Options, Peer};
 use crate::peers::services::Spec;
 use crate::programs;
@@ -33,6 +34,7 @@ use crate::workload::{Case, Figure, Sample, Workload};
 const INJECTOR: &str = "injector";
 const REDIRECT: &str = "redirect";
 const FORWARD: &str = "kernel-forward";
+const MINIMAL: &str = "minimal";
 
 /// Frames per call, and per run of the injector within it.
 const REPEAT: u32 = 1 << 15;
@@ -87,13 +89,17 @@ impl Lane {
         let middle = match cell.peer.as_str() {
             REDIRECT => Some("arrive_redirect"),
             FORWARD => Some("arrive_pass"),
+            MINIMAL => Some("arrive_minimal"),
             INJECTOR => Some("arrive_end"),
             _ => None,
         };
-        let to = if middle.is_some() { (ENDPOINT, PORT) } else { (UPLINK, NODE_PORT) };
+        let is_balanced = middle.is_none_or(|program| program == "arrive_minimal");
+        let to = if is_balanced { (UPLINK, NODE_PORT) } else { (ENDPOINT, PORT) };
         let (ebpf, datapath) = net.run(|| {
-            let mut ebpf = programs::open()?;
+            // Of our flows, each has two entries.
+            let mut ebpf = programs::open_with(&[("MINIMAL_FLOWS", 2 * (FLOWS + 1))])?;
             fill(&mut ebpf, to)?;
+            fill_one(&mut ebpf, SocketAddrV4::new(UPLINK, NODE_PORT), SocketAddrV4::new(ENDPOINT, PORT))?;
             // Both ends must be ready for frames that are not socket buffers.
             let mut attach = |interface: &str, program| {
                 let xdp = programs::xdp(&mut ebpf, program)?;
@@ -184,8 +190,7 @@ fn counts(ebpf: &Ebpf) -> Result<[u64; 2]> {
 /// Our data path, with the endpoint behind `xc` and `xb` as its uplink.
 fn ours(stage: &Stage, spec: Spec) -> Result<Datapath> {
     let place = stage.place(&format!("live-{}", spec.services))?;
-    // Each flow has two entries.
-    let config = Config { redirect: true, flows: 2 * (FLOWS + 1), ..Config::new(&place.bpffs, &place.cgroup) };
+    let config = Config { redirect: true, flows: 4 * (FLOWS + 1), ..Config::new(&place.bpffs, &place.cgroup) };
     let mut datapath = Datapath::open(config)?;
     let uplink = datapath.attach_uplink("xb")?;
     if uplink.mode != UplinkMode::Native {
@@ -241,7 +246,7 @@ impl Workload for Live {
         let (reference, baseline) = (Some(Cell::bare(FORWARD)), Some(Cell::bare(INJECTOR)));
         let held = |cell| Case { cell, reference: reference.clone(), baseline: baseline.clone() };
         let mut cases = vec![Case { cell: Cell::bare(INJECTOR), reference: None, baseline: None }];
-        cases.extend([REDIRECT, FORWARD].map(|name| held(Cell::bare(name))));
+        cases.extend([REDIRECT, MINIMAL, FORWARD].map(|name| held(Cell::bare(name))));
         cases.extend(ours.map(held));
         cases
     }

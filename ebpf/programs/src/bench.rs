@@ -95,6 +95,12 @@ mod programs {
     /// Sent on, by the second interface, without a look at it.
     #[xdp]
     fn arrive_redirect(_ctx: XdpContext) -> u32 {
+        send_on()
+    }
+
+    /// Out by the second interface.
+    #[inline(always)]
+    pub(crate) fn send_on() -> u32 {
         DEVICES.redirect(1, 0).unwrap_or(XDP_ABORTED)
     }
 

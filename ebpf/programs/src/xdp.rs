@@ -10,7 +10,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::Counter;
+use fairlead_abi::{Counter, Pod};
 use fairlead_packet::{checksum, net};
 
 use crate::family::{Family, Ip4, Ip6};
@@ -84,12 +84,12 @@ fn arrive<F: Family, const MODE: u8>(ctx: &XdpContext) -> u32 {
     let (packet, verdict) = (&packet, &verdict);
     let checksum = if MODE == FAST { Checksum::Either } else { Checksum::Finished };
     let outcome = match verdict.action {
-        Action::Rewrite if node!(redirect) != 0 && takes_frame(ctx, packet, verdict, checksum) => {
-            send_to_pod(ctx, packet, verdict)
-        }
-        Action::Rewrite => {
-            rewrite(ctx, packet, verdict, checksum).and_then(|()| store(ctx, 6, net::TRANSLATED_MAC)).map(|()| XDP_PASS)
-        }
+        Action::Rewrite => match taker(ctx, packet, verdict, checksum) {
+            Some(pod) => send_to_pod(ctx, packet, verdict, pod),
+            None => rewrite(ctx, packet, verdict, checksum)
+                .and_then(|()| store(ctx, 6, net::TRANSLATED_MAC))
+                .map(|()| XDP_PASS),
+        },
         Action::Transmit if MODE == FAST_OUT && packet.ttl > 1 => {
             let mut macs = [0u8; 12];
             if !route::back(ctx, packet, &verdict.src, &verdict.dst, &mut macs) {
@@ -124,32 +124,37 @@ fn store<const N: usize>(ctx: &XdpContext, offset: usize, bytes: [u8; N]) -> Opt
     Some(())
 }
 
-/// Whether the verdict's destination is a pod of this node whose interface takes this frame as it is: whole in one
-/// buffer, of no more than its length, with time to live, and its checksum finished.
+/// The pod of this node that the packet is for, if redirects are wanted and its interface takes this frame as it is: whole
+/// in one buffer, of no more than its length, with time to live, and its checksum finished.
 #[inline(always)]
-fn takes_frame<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>, checksum: Checksum) -> bool {
+fn taker<F: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<F>,
+    verdict: &Verdict<F>,
+    checksum: Checksum,
+) -> Option<&'static Pod> {
+    if node!(redirect) == 0 {
+        return None;
+    }
     let len = packet.total as usize;
     // Lengths, not places: kernels as old as 5.10 move no pointer by a number that they do not know to be small.
     if packet.ttl <= 1 || ctx.data_end().wrapping_sub(ctx.data()) < net::ETH_LEN + len {
-        return false;
+        return None;
     }
     if checksum == Checksum::Either && !packet.is_icmp() {
         let offset = net::ETH_LEN + F::HEADER + check_offset(packet.proto);
-        let Some(field) = at::<u16>(ctx.data(), ctx.data_end(), offset) else {
-            return false;
-        };
+        let field = at::<u16>(ctx.data(), ctx.data_end(), offset)?;
         // SAFETY: `at` checked that it lies inside the packet.
         if unsafe { field.read_unaligned() } == rewrite::unfinished(packet) {
-            return false;
+            return None;
         }
     }
-    maps::pod(&F::mapped(verdict.dst)).is_some_and(|pod| pod.frames as usize >= len)
+    maps::pod(&F::mapped(verdict.dst)).filter(|pod| pod.frames as usize >= len)
 }
 
 /// Sends a packet on to its pod, as a router would.
 #[inline(never)]
-fn send_to_pod<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<u32> {
-    let pod = maps::pod(&F::mapped(verdict.dst))?;
+fn send_to_pod<F: Family>(ctx: &XdpContext, packet: &Packet<F>, verdict: &Verdict<F>, pod: &Pod) -> Option<u32> {
     let mut macs = [0u8; 12];
     macs[..6].copy_from_slice(&pod.mac);
     macs[6..].copy_from_slice(&pod.host_mac);

@@ -141,6 +141,12 @@ fn minimal_xdp(ctx: XdpContext) -> u32 {
     if balance(ctx.data(), ctx.data_end()) { XDP_PASS } else { XDP_DROP }
 }
 
+/// The same, and the packet is sent on by the second interface.
+#[xdp]
+fn arrive_minimal(ctx: XdpContext) -> u32 {
+    if balance(ctx.data(), ctx.data_end()) { crate::programs::send_on() } else { XDP_DROP }
+}
+
 /// The same in tc.
 #[classifier]
 fn minimal_tc(ctx: TcContext) -> i32 {
