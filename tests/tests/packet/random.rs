@@ -17,7 +17,7 @@ use fairlead_tests::harness::suite::Case;
 
 use crate::{Kind, Subject, make};
 use events::{Random, Round};
-use judge::Judge;
+use judge::{Judge, Used};
 
 pub(crate) const CASES: &[Case<Subject>] = &[("random_packets_go_where_the_model_says", random)];
 
@@ -36,13 +36,13 @@ fn random(subject: &mut Subject) -> Result<()> {
     };
     println!("random: FAIRLEAD_SEED={seed} FAIRLEAD_CASES={cases}");
     let node = subject.plain()?;
-    let (mut random, mut done) = (Random(seed), 0);
+    let (mut random, mut done, mut used) = (Random(seed), 0, Used::new());
     for number in 0.. {
         if done >= cases {
             break;
         }
         let round = Round::new(&mut random, number);
-        match Judge::run(node, &round) {
+        match Judge::run(node, &round, &mut used) {
             Ok(packets) => done += packets,
             Err(error) => {
                 let (shorter, error) = shorten(round, error);
@@ -59,7 +59,7 @@ fn shorten(mut round: Round, mut error: anyhow::Error) -> (Round, anyhow::Error)
     let start = Instant::now();
     let fails = |round: &Round| -> Option<anyhow::Error> {
         let mut node = make(Kind::Plain).ok()?;
-        Judge::run(&mut node, round).err()
+        Judge::run(&mut node, round, &mut Used::new()).err()
     };
     if let Some(at) = judge::place(&error) {
         round.events.truncate(at + 1);

@@ -52,11 +52,15 @@ enum State {
 }
 
 /// Protocol, source, destination: a flow's packets before translation, or after.
-type Tuple = (u8, SocketAddr, SocketAddr);
+pub(crate) type Tuple = (u8, SocketAddr, SocketAddr);
 
 fn tuple(packet: &Packet) -> Tuple {
     (packet.proto(), packet.source(), packet.destination())
 }
+
+/// What flows left as on a node, of those that are no more, too: their entries rest in the table. A round has client ports
+/// of its own, but those that were drawn for a flow may be any.
+pub(crate) type Used = BTreeSet<Tuple>;
 
 pub(crate) struct Judge<'a> {
     node: &'a mut Node,
@@ -64,8 +68,7 @@ pub(crate) struct Judge<'a> {
     services: Vec<Service>,
     round: u32,
     flows: BTreeMap<Tuple, Flow>,
-    /// What flows of this round left as, of those that are no more, too: their entries rest in the table.
-    used: BTreeSet<Tuple>,
+    used: &'a mut Used,
     lives: BTreeMap<(Group, SocketAddr), (State, u32)>,
     affinity: BTreeMap<(IpAddr, Group), (SocketAddr, u32)>,
     packets: u64,
@@ -73,7 +76,7 @@ pub(crate) struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// The number of packets that went right.
-    pub(crate) fn run(node: &'a mut Node, round: &Round) -> Result<u64> {
+    pub(crate) fn run(node: &'a mut Node, round: &Round, used: &'a mut Used) -> Result<u64> {
         node.enter()?;
         node.services(Vec::new())?;
         node.drained()?;
@@ -85,7 +88,7 @@ impl<'a> Judge<'a> {
             services: round.services.clone(),
             round: round.number,
             flows: BTreeMap::new(),
-            used: BTreeSet::new(),
+            used,
             lives: BTreeMap::new(),
             affinity: BTreeMap::new(),
             packets: 0,
