@@ -52,7 +52,7 @@ use std::time::Instant;
 use aya::Ebpf;
 use fairlead_abi::proto;
 use fairlead_source::{Service, ServiceName};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use fragments::Fragments;
 use kernel::Kernel;
@@ -71,8 +71,8 @@ pub struct Datapath {
     closer: SocketCloser,
     /// Where there is a place for them.
     _fragments: Option<Fragments>,
-    /// As last synchronised; NodePorts are planned anew when the node gets another address.
-    services: FxHashMap<ServiceName, Arc<Service>>,
+    /// Those that may have to be planned again without being told of: refused, or answering on addresses of the node.
+    kept: FxHashMap<ServiceName, Arc<Service>>,
     /// Services not in force as they are wanted, and why.
     rejected: BTreeMap<ServiceName, String>,
     /// What the services were planned for.
@@ -112,7 +112,7 @@ impl Datapath {
             tables,
             closer,
             _fragments: fragments,
-            services: FxHashMap::default(),
+            kept: FxHashMap::default(),
             rejected: BTreeMap::new(),
             site: Site::default(),
             uplinks: BTreeMap::new(),
@@ -138,11 +138,7 @@ impl Datapath {
         let mut names = Vec::with_capacity(gone.len() + put.len());
         let mut freed = false;
         for (name, service) in gone.into_iter().chain(put) {
-            match service {
-                Some(service) => self.services.insert(name.clone(), service.into()),
-                None => self.services.remove(&name),
-            };
-            freed |= self.plan(&name, &mut report)?;
+            freed |= self.plan(&name, service.map(Into::into), &mut report)?;
             names.push(name);
         }
         self.retry(freed, &mut report)?;
@@ -157,23 +153,23 @@ impl Datapath {
     where
         S: Into<Arc<Service>>,
     {
-        let services = services.into_iter().map(Into::into);
-        let services: FxHashMap<_, _> = services.map(|service: Arc<Service>| (service.name.clone(), service)).collect();
-        let gone: Vec<_> = self.tables.services().filter(|name| !services.contains_key(*name)).cloned().collect();
-        self.services = services;
-        self.rejected.retain(|name, _| self.services.contains_key(name));
+        let mut services: Vec<Arc<Service>> = services.into_iter().map(Into::into).collect();
+        // Of two that want one address, the first by name has it.
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: FxHashSet<&ServiceName> = services.iter().map(|service| &service.name).collect();
+        let gone: Vec<_> = self.tables.services().filter(|name| !names.contains(name)).cloned().collect();
+        self.kept.retain(|name, _| names.contains(name));
+        self.rejected.retain(|name, _| names.contains(name));
+        drop(names);
         let mut report = SyncReport::default();
         let calls = self.kernel.calls;
-        // Of two that want one address, the first by name has it.
-        let mut wanted: Vec<_> = self.services.keys().cloned().collect();
-        wanted.sort_unstable();
-        let names: Vec<_> = gone.into_iter().chain(wanted).collect();
         self.kernel.gather();
-        let planned = self.plan_all(&names, &mut report);
+        let planned = self.plan_all(gone, services, &mut report);
         // What was gathered is on its way, whatever became of the rest.
         let flushed = self.kernel.flush();
         planned.and(flushed)?;
-        report.rejected = self.rejections(&names);
+        // All that were not named are gone.
+        report.rejected = self.rejected.iter().map(|(name, reason)| (name.clone(), reason.clone())).collect();
         report.system_calls = self.kernel.calls - calls;
         Ok(report)
     }
@@ -217,10 +213,19 @@ impl Datapath {
     }
 
     /// Puts services in force, and takes away what is no service's.
-    fn plan_all(&mut self, names: &[ServiceName], report: &mut SyncReport) -> Result<(), DatapathError> {
+    fn plan_all(
+        &mut self,
+        gone: Vec<ServiceName>,
+        services: Vec<Arc<Service>>,
+        report: &mut SyncReport,
+    ) -> Result<(), DatapathError> {
         let mut freed = false;
-        for name in names {
-            freed |= self.plan(name, report)?;
+        for name in gone {
+            freed |= self.plan(&name, None, report)?;
+        }
+        for service in services {
+            let name = service.name.clone();
+            freed |= self.plan(&name, Some(service), report)?;
         }
         let orphans = self.tables.plan_orphans(Instant::now());
         freed |= self.carry_out(&orphans, report)?;
@@ -228,9 +233,18 @@ impl Datapath {
     }
 
     /// Puts a service in force, or says why not. True if that gave addresses free.
-    fn plan(&mut self, name: &ServiceName, report: &mut SyncReport) -> Result<bool, DatapathError> {
-        let wanted = self.services.get(name).map(|service| wants(service, &self.site)).unwrap_or_default();
+    fn plan(
+        &mut self,
+        name: &ServiceName,
+        service: Option<Arc<Service>>,
+        report: &mut SyncReport,
+    ) -> Result<bool, DatapathError> {
+        let wanted = service.as_ref().map(|service| wants(service, &self.site)).unwrap_or_default();
         let plan = self.tables.plan(name, &wanted, Instant::now());
+        match service.filter(|service| plan.refusal.is_some() || heeds_addresses(service)) {
+            Some(service) => self.kept.insert(name.clone(), service),
+            None => self.kept.remove(name),
+        };
         let freed = self.carry_out(&plan, report)?;
         match plan.refusal {
             Some(refusal) => self.rejected.insert(name.clone(), refusal.to_string()),
@@ -245,7 +259,8 @@ impl Datapath {
         while freed && self.rejected.len() < before {
             before = self.rejected.len();
             for name in self.rejected.keys().cloned().collect::<Vec<_>>() {
-                self.plan(&name, report)?;
+                let service = self.kept.get(&name).cloned();
+                self.plan(&name, service, report)?;
             }
         }
         Ok(())
@@ -276,18 +291,13 @@ impl Datapath {
             return Ok(());
         }
         self.site = site;
-        let is_concerned = |service: &Service| {
-            !service.load_balancer_ips.is_empty()
-                || !service.external_ips.is_empty()
-                || service.ports.iter().any(|port| port.node_port.is_some())
-        };
-        let mut concerned: Vec<_> =
-            self.services.iter().filter(|(_, service)| is_concerned(service)).map(|(name, _)| name.clone()).collect();
+        let kept = self.kept.iter().filter(|(_, service)| heeds_addresses(service));
+        let mut concerned: Vec<_> = kept.map(|(name, _)| name.clone()).collect();
         concerned.sort_unstable();
         let mut report = SyncReport::default();
         let mut freed = false;
         for name in &concerned {
-            freed |= self.plan(name, &mut report)?;
+            freed |= self.plan(name, self.kept.get(name).cloned(), &mut report)?;
         }
         self.retry(freed, &mut report)?;
         for (name, reason) in self.rejections(&concerned) {
@@ -308,6 +318,13 @@ impl Datapath {
             dsr: self.config.dsr,
         }
     }
+}
+
+/// Whether the node's addresses have a say in where a Service answers.
+fn heeds_addresses(service: &Service) -> bool {
+    !service.load_balancer_ips.is_empty()
+        || !service.external_ips.is_empty()
+        || service.ports.iter().any(|port| port.node_port.is_some())
 }
 
 /// Gives the kernel back memory that was freed: after a start, or when thousands of services came at once. Loading

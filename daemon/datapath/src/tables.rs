@@ -39,7 +39,7 @@ pub use step::{Ended, Plan, Refusal, Set, Step};
 
 use crate::desired::{Key, Label, Member, Want};
 use crate::maglev;
-use ends::Ends;
+use ends::{Ends, Ids};
 use small::SmallMap;
 use space::Space;
 pub(crate) use step::{from_mapped, protocol_number, to_mapped};
@@ -52,7 +52,7 @@ const REST: Duration = Duration::from_secs(5);
 struct Group {
     label: Label,
     keys: SmallMap<Key, u32>,
-    backends: SmallMap<SocketAddr, u32>,
+    backends: Ids,
     internal: Side,
     cluster: Side,
     ring: Side,
@@ -65,7 +65,8 @@ struct Group {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Side {
     range: Range,
-    members: Arc<[Member]>,
+    /// Ids, sorted by address, with their shares.
+    members: Arc<[(u32, u16)]>,
     /// Digest of the slots, as long as nobody has said whose they are.
     adopted: Option<u64>,
 }
@@ -194,21 +195,21 @@ impl Tables {
     }
 
     /// Endpoints of a group's set.
-    pub(crate) fn set(&self, group: u32, set: Set) -> &[Member] {
-        let Some(group) = self.groups.get(&group) else { return &[] };
-        match set {
-            Set::Internal => &group.internal.members,
-            Set::Cluster => &group.cluster.members,
-            Set::Ring => &group.ring.members,
-        }
+    pub(crate) fn set(&self, group: u32, set: Set) -> Vec<Member> {
+        let side = self.groups.get(&group).map(|group| match set {
+            Set::Internal => &group.internal,
+            Set::Cluster => &group.cluster,
+            Set::Ring => &group.ring,
+        });
+        let members = side.into_iter().flat_map(|side| side.members.iter());
+        members.filter_map(|(id, share)| Some((self.backends.address(*id)?, *share))).collect()
     }
 
     /// Every endpoint of a group, those that drain included.
     pub(crate) fn endpoints(&self, group: u32) -> impl Iterator<Item = (SocketAddr, &Backend)> {
         let active = self.groups.get(&group).into_iter().flat_map(|group| group.backends.iter());
-        let active = active.map(|(address, id)| (*address, *id));
-        let left = self.left.iter().filter(move |((of, _), _)| *of == group).map(|((_, address), id)| (*address, *id));
-        active.chain(left).filter_map(|(address, id)| Some((address, self.backends.get(id)?)))
+        let left = self.left.iter().filter(move |((of, _), _)| *of == group).map(|(_, id)| *id);
+        active.chain(left).filter_map(|id| self.backend(id))
     }
 
     /// An endpoint by its id.
@@ -301,11 +302,9 @@ impl Tables {
                 .iter()
                 .any(|set| set.binary_search_by_key(address, |(member, _)| *member).is_ok())
         };
-        let unused: Vec<SocketAddr> = group.backends.keys().filter(|address| !is_used(address)).copied().collect();
-        for address in unused {
-            if let Some(backend) = group.backends.remove(&address) {
-                self.drain_backend(id, address, backend, now, plan);
-            }
+        let unused = group.backends.split_off(|id| self.backends.address(id).is_some_and(|address| is_used(&address)));
+        for backend in unused {
+            self.drain_backend(id, backend, now, plan);
         }
         Ok(())
     }
@@ -350,13 +349,17 @@ impl Tables {
         sides: &[&Side],
         plan: &mut Plan,
     ) -> Result<Side, Refusal> {
-        if let Some(same) = sides.iter().find(|side| side.adopted.is_none() && *side.members == *members) {
+        let ids: Vec<(u32, u16)> = members
+            .iter()
+            .filter_map(|(address, share)| Some((group.backends.get(address, &self.backends)?, *share)))
+            .collect();
+        if let Some(same) = sides.iter().find(|side| side.adopted.is_none() && *side.members == *ids) {
             return Ok((*same).clone());
         }
         // Sets of the same members, in slots of their own, are one list.
         let same = [&group.internal, &group.cluster, &group.ring].into_iter().chain(sides.iter().copied());
-        let known = same.map(|side| &side.members).find(|known| ***known == *members);
-        let known = known.map_or_else(|| Arc::from(members), Arc::clone);
+        let known = same.map(|side| &side.members).find(|known| ***known == *ids);
+        let known = known.map_or_else(|| Arc::from(&*ids), Arc::clone);
         let side = |range| Side { range, members: Arc::clone(&known), adopted: None };
         if members.is_empty() {
             return Ok(side(Range::default()));
@@ -374,18 +377,15 @@ impl Tables {
         sizes.sort_by_key(|size| !sides.iter().any(|side| Some(side.range.len()) == *size));
         for size in sizes {
             let owners = size.map_or_else(|| maglev::list(members), |size| maglev::ring(members, size));
-            let ids: Vec<u32> = owners
-                .into_iter()
-                .filter_map(|owner| group.backends.get(&members[owner as usize].0).copied())
-                .collect();
-            let digest = Some(adopt::digest(&ids));
-            let is_same = |side: &&&Side| side.adopted == digest && side.range.len() as usize == ids.len();
+            let slots: Vec<u32> = owners.into_iter().map(|owner| known[owner as usize].0).collect();
+            let digest = Some(adopt::digest(&slots));
+            let is_same = |side: &&&Side| side.adopted == digest && side.range.len() as usize == slots.len();
             if let Some(same) = sides.iter().find(is_same) {
                 return Ok(side(same.range));
             }
-            let len = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+            let len = u32::try_from(slots.len()).unwrap_or(u32::MAX);
             if let Some(start) = self.slots.take(len) {
-                plan.steps.push(Step::Slots(start, ids));
+                plan.steps.push(Step::Slots(start, slots));
                 return Ok(side(Range::new(start, len)));
             }
         }
@@ -425,8 +425,8 @@ impl Tables {
             plan.steps.push(Step::Settings(id, 0, 0));
             plan.steps
                 .extend(group.ranges.iter().map(|net| step::range_key(id, net)).map(|(key, len)| Step::Deny(key, len)));
-            for (address, backend) in group.backends {
-                self.drain_backend(id, address, backend, now, plan);
+            for backend in group.backends.iter() {
+                self.drain_backend(id, backend, now, plan);
             }
             self.rest(Resting::Slots(group.internal.range), now);
             if group.cluster.range != group.internal.range {

@@ -77,7 +77,7 @@ fn endpoints<'a>(
         for (_, _, target) in
             slice.ports.iter().filter(|(name, proto, _)| **name == *port.name && *proto == port.protocol)
         {
-            candidates.extend(slice.endpoints.iter().map(|one| Candidate {
+            candidates.extend(slice.endpoints().map(|(one, hint)| Candidate {
                 endpoint: Endpoint {
                     address: SocketAddr::new(one.address, *target),
                     ready: one.ready,
@@ -87,7 +87,7 @@ fn endpoints<'a>(
                     near: true,
                     weight: one.weight,
                 },
-                hint: one.hint.as_deref(),
+                hint,
             }));
         }
     }

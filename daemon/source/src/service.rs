@@ -42,7 +42,7 @@ impl std::fmt::Display for Protocol {
 }
 
 /// One Service with all its ports and endpoints. Headless and ExternalName services do not come this far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
     /// Whose it is.
     pub name: ServiceName,
@@ -69,7 +69,7 @@ pub struct Service {
 }
 
 /// How packets reach an endpoint on another node so that it answers the client itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dsr {
     /// They do not: the source is translated, and the answer comes back this way.
     #[default]
@@ -109,7 +109,7 @@ impl std::fmt::Display for Dsr {
 }
 
 /// One port of a Service with the endpoints behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Port {
     /// `spec.ports[].name`, possibly empty.
     pub name: String,
@@ -124,7 +124,7 @@ pub struct Port {
 }
 
 /// Where a connection may go. Conditions as in EndpointSlice: see KEP-1672.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Address and target port.
     pub address: SocketAddr,

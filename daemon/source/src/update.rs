@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::env::Facts;
 use crate::join::{self, Front, Slice};
+use crate::service::ServiceName;
 
 /// A piece of a snapshot or of a delta; the meaning of the flags is that of `push.v1.Update`.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +55,8 @@ pub struct Read {
 pub(crate) enum Form {
     /// Without a front, one that is no business of ours.
     Service(Option<Front>, Facts),
-    /// The same of slices.
-    Slice(Option<Slice>),
+    /// The same of slices, which belong to a Service.
+    Slice(Option<(ServiceName, Slice)>),
 }
 
 impl Item {

@@ -1,10 +1,12 @@
 //! The node's copy of its desired state, and what each update changed in it.
 //!
 //! An update is taken in whole: objects first, then each Service it touched is joined once more and compared with its
-//! last form, so that only real changes wake anybody. A snapshot is turned into the delta it amounts to: after lost
+//! last form, so that only real changes wake anybody. Joined forms are not kept, but made for whoever asks: of the last
+//! one a digest is known. A snapshot is turned into the delta it amounts to: after lost
 //! contact, a snapshot that says what is known already changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,6 +21,9 @@ use crate::update::{Form, Item, ObjectName, Rejected, Update};
 /// Namespace and name.
 type Key = (String, String);
 
+/// Services to join anew.
+type Touched = BTreeSet<Arc<ServiceName>>;
+
 /// Label of a Node that says in which zone it is.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -27,9 +32,10 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub struct View {
     node_name: String,
     revision: u64,
-    services: BTreeMap<ServiceName, Entry>,
+    services: BTreeMap<Arc<ServiceName>, Box<Entry>>,
     /// To which Service a slice was last joined: a slice may change its label.
-    slice_owners: FxHashMap<Key, ServiceName>,
+    slice_owners: FxHashMap<Key, Arc<ServiceName>>,
+    hasher: RandomState,
     node: Option<Arc<Node>>,
     /// The node's zone, for slices that hint at zones.
     zone: Option<String>,
@@ -50,7 +56,8 @@ struct Entry {
     front: Option<Front>,
     /// With their names. Nearly always one.
     slices: Vec<(Box<str>, Slice)>,
-    joined: Option<Arc<Service>>,
+    /// Digest of its last joined form.
+    joined: Option<u64>,
 }
 
 impl Entry {
@@ -140,12 +147,28 @@ impl View {
 
     /// The joined service, `None` once it is gone (or is no business of ours: headless, other proxy's).
     pub fn service(&self, name: &ServiceName) -> Option<Arc<Service>> {
-        self.services.get(name)?.joined.clone()
+        self.join(name, self.services.get(name)?).map(Arc::new)
     }
 
     /// All joined services, for a full synchronisation.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> + '_ {
-        self.services.values().filter_map(|entry| entry.joined.clone())
+        self.services.iter().filter_map(|(name, entry)| self.join(name, entry)).map(Arc::new)
+    }
+
+    /// How many joined services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.values().filter(|entry| entry.front.is_some()).count()
+    }
+
+    /// Addresses of endpoints on this node, of every joined service.
+    pub fn local_addresses(&self) -> BTreeSet<IpAddr> {
+        let joined = self.services.values().filter(|entry| entry.front.is_some());
+        joined.flat_map(|entry| entry.slices()).flat_map(Slice::local_addresses).collect()
+    }
+
+    fn join(&self, name: &ServiceName, entry: &Entry) -> Option<Service> {
+        let place = Place { node: &self.node_name, zone: self.zone.as_deref() };
+        entry.front.as_ref().map(|front| join::join(name, front, entry.slices(), place))
     }
 
     /// The node's own object.
@@ -236,7 +259,7 @@ impl View {
 
     fn apply_delta(&mut self, delta: Update) -> Changes {
         let mut changes = Changes { rejected: delta.rejected, ..Changes::default() };
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::new();
         for item in delta.put {
             let object = item.name();
             let item = item.read(&self.node_name);
@@ -252,7 +275,7 @@ impl View {
         self.rejected.extend(changes.rejected.iter().map(|one| (one.object.clone(), one.clone())));
         for name in touched {
             if self.rejoin(&name) {
-                changes.services.insert(name);
+                changes.services.insert((*name).clone());
             }
         }
         if delta.complete {
@@ -261,12 +284,11 @@ impl View {
         changes
     }
 
-    fn put(&mut self, item: Item, touched: &mut BTreeSet<ServiceName>, changes: &mut Changes) -> Result<(), String> {
+    fn put(&mut self, item: Item, touched: &mut Touched, changes: &mut Changes) -> Result<(), String> {
         match item {
             Item::Read(read) => match (read.form?, read.name) {
                 (Form::Service(front, facts), ObjectName::Service(namespace, name)) => {
-                    let name = ServiceName { namespace, name };
-                    let entry = self.services.entry(name.clone()).or_default();
+                    let (name, entry) = self.entry(ServiceName { namespace, name });
                     entry.front = front;
                     entry.facts = Some(facts);
                     touched.insert(name);
@@ -295,27 +317,31 @@ impl View {
         Ok(())
     }
 
-    fn put_slice(&mut self, key: Key, read: Option<Slice>, touched: &mut BTreeSet<ServiceName>) {
-        if self.slice_owners.get(&key) != read.as_ref().map(|slice| &slice.service) {
+    /// What is known of a Service, from now on if nothing was, and its name as all here have it.
+    fn entry(&mut self, name: ServiceName) -> (Arc<ServiceName>, &mut Entry) {
+        let name = self.services.get_key_value(&name).map_or_else(|| Arc::new(name), |(name, _)| Arc::clone(name));
+        (Arc::clone(&name), self.services.entry(name).or_default())
+    }
+
+    fn put_slice(&mut self, key: Key, read: Option<(ServiceName, Slice)>, touched: &mut Touched) {
+        if self.slice_owners.get(&key).map(|owner| &**owner) != read.as_ref().map(|(owner, _)| owner) {
             self.remove_slice(&key, touched);
         }
-        if let Some(slice) = read {
-            let owner = slice.service.clone();
-            self.services.entry(owner.clone()).or_default().put_slice(&key.1, slice);
-            self.slice_owners.insert(key, owner.clone());
+        if let Some((owner, slice)) = read {
+            let (owner, entry) = self.entry(owner);
+            entry.put_slice(&key.1, slice);
+            self.slice_owners.insert(key, Arc::clone(&owner));
             touched.insert(owner);
         }
     }
 
-    fn remove(&mut self, name: ObjectName, touched: &mut BTreeSet<ServiceName>, changes: &mut Changes) {
+    fn remove(&mut self, name: ObjectName, touched: &mut Touched, changes: &mut Changes) {
         match name {
             ObjectName::Service(namespace, name) => {
-                let name = ServiceName { namespace, name };
-                if let Some(entry) = self.services.get_mut(&name) {
-                    entry.facts = None;
-                    entry.front = None;
-                    touched.insert(name);
-                }
+                let (name, entry) = self.entry(ServiceName { namespace, name });
+                entry.facts = None;
+                entry.front = None;
+                touched.insert(name);
             }
             ObjectName::EndpointSlice(namespace, name) => self.remove_slice(&(namespace, name), touched),
             ObjectName::Node(name) if name == self.node_name => {
@@ -332,7 +358,7 @@ impl View {
     }
 
     /// Another zone makes other endpoints near: of the Services whose slices hint at zones.
-    fn move_to_zone(&mut self, zone: Option<&String>, touched: &mut BTreeSet<ServiceName>) {
+    fn move_to_zone(&mut self, zone: Option<&String>, touched: &mut Touched) {
         if self.zone.as_ref() == zone {
             return;
         }
@@ -341,7 +367,7 @@ impl View {
         touched.extend(hinted.map(|(name, _)| name.clone()));
     }
 
-    fn remove_slice(&mut self, key: &Key, touched: &mut BTreeSet<ServiceName>) {
+    fn remove_slice(&mut self, key: &Key, touched: &mut Touched) {
         let Some(owner) = self.slice_owners.remove(key) else { return };
         if let Some(entry) = self.services.get_mut(&owner) {
             entry.slices.retain(|(name, _)| **name != *key.1);
@@ -351,13 +377,10 @@ impl View {
 
     /// Joins a Service anew; true if that changed its form.
     fn rejoin(&mut self, name: &ServiceName) -> bool {
+        let Some(entry) = self.services.get(name) else { return false };
+        let joined = self.join(name, entry).map(|service| self.hasher.hash_one(service));
         let Some(entry) = self.services.get_mut(name) else { return false };
-        let place = Place { node: &self.node_name, zone: self.zone.as_deref() };
-        let joined = entry.front.as_ref().map(|front| join::join(name, front, entry.slices(), place));
-        let changed = entry.joined.as_deref() != joined.as_ref();
-        if changed {
-            entry.joined = joined.map(Arc::new);
-        }
+        let changed = std::mem::replace(&mut entry.joined, joined) != joined;
         if entry.facts.is_none() && entry.slices.is_empty() {
             self.services.remove(name);
         }
@@ -366,7 +389,7 @@ impl View {
 }
 
 /// What the variables of a Service tell, with its name.
-fn facts<'a>((name, entry): (&'a ServiceName, &'a Entry)) -> Option<(&'a str, &'a Facts)> {
+fn facts<'a>((name, entry): (&'a Arc<ServiceName>, &'a Box<Entry>)) -> Option<(&'a str, &'a Facts)> {
     Some((&name.name, entry.facts.as_ref()?))
 }
 

@@ -130,7 +130,7 @@ impl Facts {
         };
         facts.push(fact(READY, ready));
         facts.push(fact("revision", view.revision().to_string()));
-        facts.push(fact("services", view.services().count().to_string()));
+        facts.push(fact("services", view.service_count().to_string()));
         if self.network.is_some() {
             facts.push(fact("pods", view.pods().count().to_string()));
         }

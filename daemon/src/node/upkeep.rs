@@ -4,7 +4,6 @@
 //! The kernel's messages say when to look; a slow round looks in any case, so that a lost message costs seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -165,7 +164,13 @@ impl ForeignPods {
         Search {
             uplinks: self.uplinks.clone(),
             patterns: self.patterns.clone(),
-            endpoints: local_endpoints(&self.view.read().unwrap_or_else(PoisonError::into_inner)),
+            endpoints: self
+                .view
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .local_addresses()
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -250,15 +255,6 @@ fn find(search: &Search) -> Result<Vec<PodInterface>> {
         pod
     });
     Ok(pods.collect())
-}
-
-fn local_endpoints(view: &View) -> Vec<IpAddr> {
-    let mut addresses = BTreeSet::new();
-    for service in view.services() {
-        let ends = service.ports.iter().flat_map(|port| &port.endpoints).filter(|end| end.local);
-        addresses.extend(ends.map(|end| end.address.ip()));
-    }
-    addresses.into_iter().collect()
 }
 
 fn names(datapath: &Datapath) -> Vec<String> {

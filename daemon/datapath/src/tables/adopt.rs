@@ -63,9 +63,7 @@ impl Tables {
                 tables.slots.take_exact(range.start(), range.len());
                 let ids: Vec<u32> = (0..range.len()).map(|place| slot(range.start() + place)).collect();
                 for backend in &ids {
-                    if let Some(content) = tables.backends.get(*backend)
-                        && entry.backends.insert(life::address(content), *backend).is_none()
-                    {
+                    if entry.backends.insert(*backend, &tables.backends) {
                         tables.backend_ids.take_exact(*backend, 1);
                     }
                 }
@@ -80,7 +78,7 @@ impl Tables {
         let left: Vec<(u32, Backend)> = self.backends.iter().map(|(id, backend)| (id, *backend)).collect();
         for (id, backend) in left {
             let address = life::address(&backend);
-            if self.groups.get(&backend.group).and_then(|group| group.backends.get(&address)) == Some(&id) {
+            if self.groups.get(&backend.group).and_then(|group| group.backends.get(&address, &self.backends)) == Some(id) {
                 continue;
             }
             self.backend_ids.take_exact(id, 1);

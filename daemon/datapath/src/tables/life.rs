@@ -20,11 +20,10 @@ impl Tables {
     ) -> Result<(), Refusal> {
         let local = if want.local.binary_search(&address).is_ok() { Backend::LOCAL } else { 0 };
         let flags = local | if address.is_ipv6() { Backend::IPV6 } else { 0 };
-        let (id, generation) = match group.backends.get(&address) {
-            Some(id) => (*id, self.backends.get(*id).map_or(1, Backend::generation)),
+        let (id, generation) = match group.backends.get(&address, &self.backends) {
+            Some(id) => (id, self.backends.get(id).map_or(1, Backend::generation)),
             None => self.revive(group_id, address)?,
         };
-        group.backends.insert(address, id);
         let backend = Backend {
             addr: bytes(address),
             port: address.port().to_be_bytes(),
@@ -38,6 +37,7 @@ impl Tables {
             self.backends.insert(id, backend);
             plan.steps.push(Step::Backend(id, backend));
         }
+        group.backends.insert(id, &self.backends);
         let member = MemberKey { group: group_id, addr: to_mapped(address.ip()) };
         if want.decapsulate && local != 0 && !self.members.contains_key(&member) {
             self.members.insert(member, id);
@@ -60,8 +60,9 @@ impl Tables {
     }
 
     /// Lets an endpoint take no new flows.
-    pub(super) fn drain_backend(&mut self, group: u32, address: SocketAddr, id: u32, now: Instant, plan: &mut Plan) {
+    pub(super) fn drain_backend(&mut self, group: u32, id: u32, now: Instant, plan: &mut Plan) {
         let Some(backend) = self.backends.get_mut(id) else { return };
+        let address = address(backend);
         backend.life = Backend::life(backend.generation(), Backend::DRAINING);
         plan.steps.push(Step::Backend(id, *backend));
         plan.ended.push(Ended { address, proto: backend.proto, backend: id, generation: backend.generation() });

@@ -31,11 +31,6 @@ impl<K: Ord, V> SmallMap<K, V> {
         }
     }
 
-    /// Makes room for as many entries at once.
-    pub(super) fn grow_to(&mut self, entries: usize) {
-        self.0.reserve_exact(entries.saturating_sub(self.0.len()));
-    }
-
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         let place = self.place(key).ok()?;
         Some(self.0.remove(place).1)
@@ -47,15 +42,6 @@ impl<K: Ord, V> SmallMap<K, V> {
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
         self.0.iter().map(|(key, _)| key)
-    }
-}
-
-impl<K, V> IntoIterator for SmallMap<K, V> {
-    type Item = (K, V);
-    type IntoIter = std::vec::IntoIter<(K, V)>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }
 

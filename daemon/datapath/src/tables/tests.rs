@@ -236,7 +236,7 @@ proptest! {
             adopted.tick(now + Duration::from_secs(seconds), DRAIN).steps.iter().for_each(|step| model.apply(step));
         }
         let live = model.backends.values().filter(|backend| backend.state() == Backend::ACTIVE).count();
-        prop_assert_eq!(live, adopted.groups.values().map(|group| group.backends.keys().count()).sum::<usize>());
+        prop_assert_eq!(live, adopted.groups.values().map(|group| group.backends.iter().count()).sum::<usize>());
         prop_assert!(adopted.left.is_empty() && adopted.since.is_empty());
         let mut free = 0;
         while adopted.backend_ids.take(1).is_some() {

@@ -23,15 +23,15 @@ const WEIGHT_MOST: u16 = 256;
 /// What one slice adds to its Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slice {
-    /// Whose endpoints these are.
-    pub(crate) service: ServiceName,
     /// Some endpoint is meant for a zone, so the node's own zone matters.
     pub(crate) has_zone_hints: bool,
     pub(super) is_ipv4: bool,
     pub(super) ports: Box<[(Box<str>, Protocol, u16)]>,
-    pub(super) endpoints: Box<[SliceEndpoint]>,
+    endpoints: Box<[SliceEndpoint]>,
     /// Names of the endpoints' pods, of the slice's namespace, one after the other.
     pods: Box<str>,
+    /// Whom endpoints are meant for, by their place; most say nothing.
+    hints: Box<[(u32, Hint)]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +42,25 @@ pub(super) struct SliceEndpoint {
     pub(super) terminating: bool,
     pub(super) local: bool,
     pub(super) weight: u16,
-    /// Most say nothing.
-    pub(super) hint: Option<Box<Hint>>,
     /// Bytes of its pod's name in [`Slice::pods`]; 0: it is none.
     pod: u16,
 }
 
 impl Slice {
+    /// Its endpoints, with whom they are meant for.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&SliceEndpoint, Option<&Hint>)> {
+        let mut hints = self.hints.iter().peekable();
+        (0..).zip(&self.endpoints).map(move |(place, one)| {
+            let hint = hints.next_if(|(of, _)| *of == place);
+            (one, hint.map(|(_, hint)| hint))
+        })
+    }
+
+    /// Addresses of endpoints on this node.
+    pub(crate) fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().filter(|one| one.local).map(|one| one.address)
+    }
+
     /// The address that a pod has here.
     pub(crate) fn address_of(&self, pod: &str) -> Option<IpAddr> {
         let mut start = 0;
@@ -69,8 +81,8 @@ pub(super) struct Hint {
     pub(super) zones: Vec<String>,
 }
 
-/// Reads a slice; `None` if it is no business of ours: of no Service, of a headless one, another proxy's, of names.
-pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, String> {
+/// Reads a slice, with whose endpoints these are; `None` if it is no business of ours: of no Service, of a headless one, another proxy's, of names.
+pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<(ServiceName, Slice)>, String> {
     let Some(service) = owner(&slice.metadata) else { return Ok(None) };
     if one_of("addressType", Some(&slice.address_type), &["IPv4", "IPv6", "FQDN"])? == "FQDN" {
         return Ok(None);
@@ -86,6 +98,7 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
     let listed = slice.endpoints.as_deref().unwrap_or_default();
     let mut endpoints = Vec::with_capacity(listed.len());
     let mut pods = String::new();
+    let mut hints = Vec::new();
     for one in listed {
         let Some(text) = one.addresses.first() else { continue };
         let address = reachable("endpoints[].addresses", text)?;
@@ -95,6 +108,9 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
         let conditions = one.conditions.as_ref();
         let pod = pod(one).and_then(|name| Some((name, u16::try_from(name.len()).ok()?)));
         pods.push_str(pod.map_or("", |(name, _)| name));
+        if let Some(hint) = hint(one) {
+            hints.push((u32::try_from(endpoints.len()).map_err(|_| "endpoints: too many".to_owned())?, hint));
+        }
         endpoints.push(SliceEndpoint {
             address,
             ready: conditions.and_then(|all| all.ready).unwrap_or(true),
@@ -102,18 +118,18 @@ pub(crate) fn slice(slice: &EndpointSlice, node: &str) -> Result<Option<Slice>, 
             terminating: conditions.and_then(|all| all.terminating).unwrap_or(false),
             local: one.node_name.as_deref() == Some(node),
             weight: weights.get(&address).copied().unwrap_or(WEIGHT_DEFAULT),
-            hint: hint(one),
             pod: pod.map_or(0, |(_, len)| len),
         });
     }
-    Ok(Some(Slice {
-        service,
-        has_zone_hints: endpoints.iter().flat_map(|one| &one.hint).any(|hint| !hint.zones.is_empty()),
+    let slice = Slice {
+        has_zone_hints: hints.iter().any(|(_, hint)| !hint.zones.is_empty()),
         is_ipv4: slice.address_type == "IPv4",
         ports: ports.into(),
         endpoints: endpoints.into(),
         pods: pods.into(),
-    }))
+        hints: hints.into(),
+    };
+    Ok(Some((service, slice)))
 }
 
 /// The Service whose endpoints we are to use.
@@ -126,13 +142,13 @@ fn owner(metadata: &ObjectMeta) -> Option<ServiceName> {
     Some(ServiceName { namespace: metadata.namespace.clone().unwrap_or_default(), name })
 }
 
-fn hint(endpoint: &Endpoint) -> Option<Box<Hint>> {
+fn hint(endpoint: &Endpoint) -> Option<Hint> {
     let hints = endpoint.hints.as_ref()?;
     let hint = Hint {
         nodes: hints.for_nodes.iter().flatten().map(|one| one.name.clone()).collect(),
         zones: hints.for_zones.iter().flatten().map(|one| one.name.clone()).collect(),
     };
-    (hint != Hint::default()).then(|| Box::new(hint))
+    (hint != Hint::default()).then_some(hint)
 }
 
 fn pod(endpoint: &Endpoint) -> Option<&str> {

@@ -35,7 +35,7 @@ fn joined(spec: Value, slices: &[EndpointSlice]) -> Service {
 fn joined_at(place: Place<'_>, spec: Value, slices: &[EndpointSlice]) -> Service {
     let name = ServiceName { namespace: "default".into(), name: "web".into() };
     let front = front(&service(spec)).expect("valid").expect("ours");
-    let slices: Vec<Slice> = slices.iter().map(|one| slice(one, place.node).expect("valid").expect("ours")).collect();
+    let slices: Vec<Slice> = slices.iter().map(|one| slice(one, place.node).expect("valid").expect("ours").1).collect();
     join(&name, &front, slices.iter(), place)
 }
 
