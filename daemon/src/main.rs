@@ -126,7 +126,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     // Capabilities are a thread's own: what the daemon gives up it has to give up before there are others.
     let prepared = match &command {
-        Command::Node(arguments) => Some(node::prepare(arguments)?),
+        Command::Node(arguments) => {
+            fairlead_datapath::share_free_memory();
+            Some(node::prepare(arguments)?)
+        }
         _ => None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -328,9 +328,15 @@ fn heeds_addresses(service: &Service) -> bool {
 }
 
 /// Gives the kernel back memory that was freed: after a start, or when thousands of services came at once. Loading
-/// programs and reading objects take far more, for a moment, than what stays of them, and the allocator keeps it.
+/// programs and reading objects take far more, for a moment, than what stays of them, and the allocator keeps it. The
+/// same goes for the pages of the program that did it.
 pub fn give_memory_back() {
     sys::trim_memory();
+}
+
+/// Makes memory that one thread frees serve all of them. For a daemon's beginning, while it has one thread.
+pub fn share_free_memory() {
+    sys::share_free_memory();
 }
 
 /// Detaches and unpins everything under this BPF file system. Nothing of ours is left, and nothing else is touched.

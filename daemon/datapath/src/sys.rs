@@ -73,12 +73,44 @@ impl Drop for MappedWords {
     }
 }
 
-/// Gives the kernel back what the allocator keeps of memory that was freed.
+/// Gives the kernel back what the allocator keeps of memory that was freed, and lets go of the pages of this program that
+/// are as in its file. Those that are needed again come back from the page cache.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: looks at the allocator's own lists, under its own locks.
     unsafe {
         libc::malloc_trim(0)
+    };
+    // SAFETY: the function that is called does not unwind and keeps nothing of what it is given.
+    unsafe { libc::dl_iterate_phdr(Some(leave_pages), std::ptr::null_mut()) };
+}
+
+/// Of a loaded program or library: segments that nobody writes to, neither now nor when it was linked.
+unsafe extern "C" fn leave_pages(loaded: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> i32 {
+    const PAGE: usize = 4096;
+    // SAFETY: the linker calls this with a description that is whole for as long as the call lasts.
+    let (base, headers) = unsafe {
+        let loaded = &*loaded;
+        (loaded.dlpi_addr as usize, std::slice::from_raw_parts(loaded.dlpi_phdr, loaded.dlpi_phnum.into()))
+    };
+    for header in headers.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_flags & libc::PF_W == 0) {
+        let start = base + header.p_vaddr as usize;
+        let (first, end) = (start.next_multiple_of(PAGE), (start + header.p_filesz as usize) / PAGE * PAGE);
+        if first < end {
+            // SAFETY: a private mapping of a file without pages of its own: each reads the same again.
+            unsafe { libc::madvise(first as *mut c_void, end - first, libc::MADV_DONTNEED) };
+        }
+    }
+    0
+}
+
+/// Lets all threads share one store of free memory. Each by itself keeps what it freed from the others, and those who
+/// read objects are not those who keep what comes of them. To be called before there are other threads.
+pub(crate) fn share_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number in the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
     };
 }
 

@@ -97,7 +97,12 @@ impl Engine {
                 }
             };
             let Some(update) = update else { return };
+            let is_large = update.put.len() >= MANY;
             self.take(update, &mut owed, &feed).await;
+            if is_large {
+                // Nobody waits for it.
+                drop(tokio::task::spawn_blocking(fairlead_datapath::give_memory_back));
+            }
         }
     }
 
@@ -178,10 +183,6 @@ impl Engine {
                 datapath.sync_all(changed.into_iter().filter_map(|(_, service)| service).collect())
             }
         };
-        if !owed.begun || names.len() >= MANY {
-            // Nobody waits for it.
-            drop(tokio::task::spawn_blocking(fairlead_datapath::give_memory_back));
-        }
         match result {
             Ok(report) => {
                 self.in_force(&names, &report, !owed.begun);

@@ -4,6 +4,7 @@
 //! The kernel's messages say when to look; a slow round looks in any case, so that a lost message costs seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub(super) struct ForeignPods {
     patterns: Vec<String>,
     /// Endpoints changed: one of them may be behind an interface nobody has looked at.
     endpoints_changed: Arc<Notify>,
+    /// The endpoints here that were looked for last.
+    searched: BTreeSet<IpAddr>,
     /// What is attached, and what could not be, with the reason last said.
     attached: BTreeSet<String>,
     refused: BTreeMap<String, String>,
@@ -74,6 +77,7 @@ impl Upkeep {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let endpoints_changed = self.pods.as_ref().map(|pods| Arc::clone(&pods.endpoints_changed)).unwrap_or_default();
         let mut due = Changed::ALL;
+        let mut endpoints_due = false;
         let mut due_since = tokio::time::Instant::now();
         let mut looked: Option<tokio::time::Instant> = None;
         let mut round = tokio::time::interval(ROUND);
@@ -91,20 +95,25 @@ impl Upkeep {
                     if let Some(pods) = &mut self.pods {
                         pods.services_known();
                     }
-                    Changed { interfaces: false, paths: true }
+                    if !due.any() && !endpoints_due {
+                        due_since = tokio::time::Instant::now();
+                    }
+                    endpoints_due = true;
+                    continue;
                 }
                 _ = round.tick() => {
                     watch = watch.or_else(open_watch);
                     Changed::ALL
                 }
-                () = tokio::time::sleep_until(after_pause.max(due_since + BURST)), if due.any() => {
+                () = tokio::time::sleep_until(after_pause.max(due_since + BURST)), if due.any() || endpoints_due => {
+                    endpoints_due = false;
                     self.look(std::mem::take(&mut due)).await;
                     looked = Some(tokio::time::Instant::now());
                     continue;
                 }
                 () = shutdown.cancelled() => return,
             };
-            if !due.any() {
+            if !due.any() && !endpoints_due {
                 due_since = tokio::time::Instant::now();
             }
             due = due.and(changed);
@@ -140,6 +149,7 @@ impl Upkeep {
             }
         }
         if let Some(pods) = &mut self.pods
+            && (changed.any() || pods.have_moved())
             && let Err(error) = pods.look(&self.datapath).await
         {
             tracing::error!(error = format!("{error:#}"), "pods' interfaces could not be looked for; tried again");
@@ -154,6 +164,7 @@ impl ForeignPods {
             uplinks,
             patterns,
             endpoints_changed: Arc::clone(&shared.services_changed),
+            searched: BTreeSet::new(),
             attached: BTreeSet::new(),
             refused: BTreeMap::new(),
             tidied: Tidied::NotYet,
@@ -164,18 +175,22 @@ impl ForeignPods {
         Search {
             uplinks: self.uplinks.clone(),
             patterns: self.patterns.clone(),
-            endpoints: self
-                .view
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .local_addresses()
-                .into_iter()
-                .collect(),
+            endpoints: self.searched.iter().copied().collect(),
         }
+    }
+
+    fn endpoints(&self) -> BTreeSet<IpAddr> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).local_addresses()
+    }
+
+    /// Whether endpoints here are others than at the last look: mostly those that change are other nodes'.
+    fn have_moved(&self) -> bool {
+        self.tidied == Tidied::Due || self.endpoints() != self.searched
     }
 
     /// Attaches what leads to pods, and forgets what is gone.
     pub(super) async fn look(&mut self, datapath: &Mutex<Datapath>) -> Result<()> {
+        self.searched = self.endpoints();
         let search = self.search();
         let wanted = tokio::task::spawn_blocking(move || find(&search)).await.context("the search was given up")??;
         self.attach(wanted, &mut *datapath.lock().await)

@@ -78,7 +78,9 @@ impl Tables {
         let left: Vec<(u32, Backend)> = self.backends.iter().map(|(id, backend)| (id, *backend)).collect();
         for (id, backend) in left {
             let address = life::address(&backend);
-            if self.groups.get(&backend.group).and_then(|group| group.backends.get(&address, &self.backends)) == Some(id) {
+            if self.groups.get(&backend.group).and_then(|group| group.backends.get(&address, &self.backends))
+                == Some(id)
+            {
                 continue;
             }
             self.backend_ids.take_exact(id, 1);

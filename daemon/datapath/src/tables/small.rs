@@ -36,10 +36,6 @@ impl<K: Ord, V> SmallMap<K, V> {
         Some(self.0.remove(place).1)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.0.iter().map(|(key, value)| (key, value))
-    }
-
     pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
         self.0.iter().map(|(key, _)| key)
     }
@@ -56,7 +52,7 @@ mod tests {
             assert_eq!(map.insert(key, value), None);
         }
         assert_eq!(map.insert(2, 'x'), Some('b'));
-        assert_eq!(map.iter().collect::<Vec<_>>(), [(&1, &'a'), (&2, &'x'), (&3, &'c')]);
+        assert_eq!(map.0, [(1, 'a'), (2, 'x'), (3, 'c')]);
         assert_eq!((map.get(&3), map.get(&4)), (Some(&'c'), None));
         assert_eq!(map.0.capacity(), 3);
         assert_eq!((map.remove(&1), map.remove(&1)), (Some('a'), None));

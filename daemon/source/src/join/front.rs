@@ -83,6 +83,12 @@ pub(crate) fn front(service: &core::Service) -> Result<Option<Front>, String> {
     let has = [front.has_family(false), front.has_family(true)];
     front.load_balancer_ips.retain(|ip| has[usize::from(ip.is_ipv4())]);
     front.external_ips.retain(|ip| has[usize::from(ip.is_ipv4())]);
+    // There are tens of thousands of these, and they do not grow.
+    for addresses in [&mut front.cluster_ips, &mut front.load_balancer_ips, &mut front.external_ips] {
+        addresses.shrink_to_fit();
+    }
+    front.source_ranges.shrink_to_fit();
+    front.ports.shrink_to_fit();
     Ok(Some(front))
 }
 
