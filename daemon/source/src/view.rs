@@ -223,11 +223,11 @@ impl View {
     pub fn service_env(&self, namespace: &str, service_links: bool) -> Vec<(String, String)> {
         let first = ServiceName { namespace: namespace.to_owned(), name: String::new() };
         let own = self.services.range(first..).take_while(|(name, _)| name.namespace == namespace);
-        let own = own.filter(|_| service_links).filter_map(facts);
+        let own = own.filter(|_| service_links).filter_map(|(name, entry)| facts(name, entry));
         let mut chosen: Vec<(&str, &Facts)> = own.filter(|(_, facts)| facts.has_address()).collect();
         let api = ServiceName { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
         if !chosen.iter().any(|(name, _)| *name == api.name) {
-            chosen.extend(self.services.get_key_value(&api).and_then(facts));
+            chosen.extend(self.services.get_key_value(&api).and_then(|(name, entry)| facts(name, entry)));
         }
         chosen.sort_by_key(|(name, _)| *name);
         env::variables(chosen.into_iter())
@@ -389,7 +389,7 @@ impl View {
 }
 
 /// What the variables of a Service tell, with its name.
-fn facts<'a>((name, entry): (&'a Arc<ServiceName>, &'a Box<Entry>)) -> Option<(&'a str, &'a Facts)> {
+fn facts<'a>(name: &'a ServiceName, entry: &'a Entry) -> Option<(&'a str, &'a Facts)> {
     Some((&name.name, entry.facts.as_ref()?))
 }
 
