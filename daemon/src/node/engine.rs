@@ -20,7 +20,7 @@ use super::pods::PodNetwork;
 /// How long to wait before tables that refused a change are tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// After so many services at once, memory is given back.
+/// After a start, and after so many objects at once, memory is given back.
 const MANY: usize = 1000;
 
 /// The one writer of the view.
@@ -97,7 +97,7 @@ impl Engine {
                 }
             };
             let Some(update) = update else { return };
-            let is_large = update.put.len() >= MANY;
+            let is_large = !owed.begun || update.put.len() >= MANY;
             self.take(update, &mut owed, &feed).await;
             if is_large {
                 // Nobody waits for it.
