@@ -149,8 +149,8 @@ impl Upkeep {
             }
         }
         if let Some(pods) = &mut self.pods
-            && (changed.any() || pods.have_moved())
-            && let Err(error) = pods.look(&self.datapath).await
+            && let Some(endpoints) = pods.to_look_for(changed)
+            && let Err(error) = pods.look_for(endpoints, &self.datapath).await
         {
             tracing::error!(error = format!("{error:#}"), "pods' interfaces could not be looked for; tried again");
         }
@@ -183,14 +183,20 @@ impl ForeignPods {
         self.view.read().unwrap_or_else(PoisonError::into_inner).local_addresses()
     }
 
-    /// Whether endpoints here are others than at the last look: mostly those that change are other nodes'.
-    fn have_moved(&self) -> bool {
-        self.tidied == Tidied::Due || self.endpoints() != self.searched
+    /// The endpoints here, unless nothing but endpoints changed, and none here: mostly those that do are other nodes'.
+    fn to_look_for(&self, changed: Changed) -> Option<BTreeSet<IpAddr>> {
+        let endpoints = self.endpoints();
+        (changed.any() || self.tidied == Tidied::Due || endpoints != self.searched).then_some(endpoints)
     }
 
     /// Attaches what leads to pods, and forgets what is gone.
     pub(super) async fn look(&mut self, datapath: &Mutex<Datapath>) -> Result<()> {
-        self.searched = self.endpoints();
+        let endpoints = self.endpoints();
+        self.look_for(endpoints, datapath).await
+    }
+
+    async fn look_for(&mut self, endpoints: BTreeSet<IpAddr>, datapath: &Mutex<Datapath>) -> Result<()> {
+        self.searched = endpoints;
         let search = self.search();
         let wanted = tokio::task::spawn_blocking(move || find(&search)).await.context("the search was given up")??;
         self.attach(wanted, &mut *datapath.lock().await)
