@@ -23,8 +23,7 @@ use crate::{place, run, vm};
 
 /// A layer that takes longer hangs.
 const LAYER_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// Kernels of the `vm` layer: the newest of the matrix. The others are asked for with `cargo xtask vm`; the oldest joins once
-/// its packet rows are known to hold while packets interrupt test runs, which kernels of its age allow (KERNELS.md).
+/// Kernels of the `vm` layer: the newest of the matrix. The others, five to ten minutes each, are asked for with `cargo xtask vm`.
 const KERNELS: [&str; 1] = ["7"];
 
 /// Tests of the programs and of the data path in a process of their own: a kernel is all they need.
