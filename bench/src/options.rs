@@ -82,7 +82,7 @@ pub struct Options {
     pub peers: Vec<Peer>,
     /// Numbers of services to measure each peer with; the one measured stands last [default: 1,100,1000,10000; with
     /// --quick 1,1000].
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub services: Vec<u32>,
     /// Endpoints of each service.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]

@@ -59,6 +59,6 @@ mod tests {
         let text = servers(spec);
         assert_eq!(text.lines().filter(|line| line.starts_with("-A")).count(), 8);
         assert_eq!(text.lines().filter(|line| line.starts_with("-a")).count(), 16);
-        assert!(text.contains("-a -u 172.30.0.3:53 -r 10.244.9.2:8080 -m -w 1"));
+        assert!(text.contains("-a -u 172.28.0.3:53 -r 10.244.9.2:8080 -m -w 1"));
     }
 }

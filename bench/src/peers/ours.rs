@@ -36,6 +36,9 @@ impl Ours {
         let (datapath, uplink) = net.run(|| {
             let mut config = Config::new(&place.bpffs, &place.cgroup);
             config.cluster_cidrs = vec![CLUSTER.parse()?];
+            // The measured service has three ports.
+            config.services = config.services.max(spec.services + 16);
+            config.backends = config.backends.max((spec.services + 16) * spec.endpoints);
             let mut datapath = Datapath::open(config)?;
             let uplink = datapath.attach_uplink(Side::Outside.interface())?;
             let mut interfaces = Vec::new();

@@ -9,8 +9,8 @@ use crate::rig::node;
 /// Network of the pods.
 pub(super) const CLUSTER: &str = "10.244.0.0/16";
 /// Network of the services.
-pub(super) const SERVICES: &str = "172.30.0.0/16";
-const FIRST_VIP: u32 = 0xac1e_0001;
+pub(super) const SERVICES: &str = "172.28.0.0/14";
+const FIRST_VIP: u32 = 0xac1c_0001;
 /// Where endpoints of services that nobody asks are.
 const FIRST_ELSEWHERE: u32 = 0x0a80_0000;
 
