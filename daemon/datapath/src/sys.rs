@@ -276,6 +276,16 @@ pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// A question about an interface, to be filled in.
+fn request_for(name: &str) -> libc::ifreq {
+    // SAFETY: plain numbers, of which all zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
 /// Makes a TAP interface that lives as long as its descriptor, in the caller's network namespace, and sets it up. `%d` in
 /// the name becomes the first free number; the name that came of it is returned.
 pub(crate) fn open_tap(name: &str) -> io::Result<(OwnedFd, String)> {
@@ -286,11 +296,7 @@ pub(crate) fn open_tap(name: &str) -> io::Result<(OwnedFd, String)> {
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")?
         .into();
-    // SAFETY: plain numbers, of which all zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from as libc::c_char;
-    }
+    let mut request = request_for(name);
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
     let ioctl = |fd: BorrowedFd<'_>, command: u64, request: &mut libc::ifreq| {
         // SAFETY: each of the commands below reads and writes one `ifreq`, which outlives the call.
@@ -313,11 +319,7 @@ pub(crate) fn switch_gro_on(name: &str) -> io::Result<()> {
     const ETHTOOL_SGRO: u32 = 0x2c;
     // `struct ethtool_value` (`linux/ethtool.h`): the command, and what is set.
     let mut value = [ETHTOOL_SGRO, 1];
-    // SAFETY: plain numbers, of which all zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from as libc::c_char;
-    }
+    let mut request = request_for(name);
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
     // SAFETY: the command reads one `ifreq` and the value it points to, both of which outlive the call.

@@ -1,5 +1,4 @@
-//! tc's short way: a plain packet of a known flow is decided in registers, as in XDP, and written with two calls of the
-//! kernel. What is more than that is left to the programs themselves, with what was found out so far in the state.
+//! tc's short way: a plain packet of a known flow is decided in registers and written where it lies, as in XDP. What is more than that is left to the programs themselves, with what was found out so far in the state.
 
 use aya_ebpf::helpers::generated::bpf_csum_update;
 use aya_ebpf::programs::TcContext;
@@ -42,7 +41,8 @@ pub(crate) fn known_or(
 #[inline(never)]
 pub(crate) fn uplink_in<F: Family>(ctx: &TcContext) -> i32 {
     if skb::is_translated(ctx) {
-        return UNREAD;
+        // By XDP. All that may be left is to send it to its pod.
+        return if node!(redirect) == 0 { NEXT } else { UNREAD };
     }
     try_at::<F>(ctx, Hook::UplinkIn)
 }
@@ -122,9 +122,10 @@ fn decide<F: Family>(ctx: &TcContext, hook: Hook, packet: &mut Packet<F>, verdic
         Hook::ToPod => flow::follow::<F, LIVE>(packet, verdict, hook),
     };
     let ported = packet.proto == proto::TCP || packet.proto == proto::UDP;
-    let stays = verdict.flags & FlowFlags::POD != 0 || hook == Hook::UplinkIn;
+    // A pod's answer to an outside client.
+    let is_sent = hook == Hook::FromPod && verdict.flags & FlowFlags::POD == 0;
     let translated = match verdict.action {
-        Action::Rewrite if ported && (stays || hook != Hook::FromPod) => true,
+        Action::Rewrite if ported && !is_sent => true,
         Action::Pass if hook != Hook::UplinkIn || verdict.flags & FlowFlags::POD != 0 => return NEXT,
         Action::Pass => false,
         Action::Continue if hook == Hook::ToPod => return NEXT,

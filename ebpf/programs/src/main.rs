@@ -7,8 +7,8 @@
 //!
 //! A packet is read (`parse`), its verdict found (`uplink` and `pod` ask `flow`, then `service`, then `create`), and the
 //! verdict carried out (`xdp` or `skb`; `route`, `answer`, `dsr`, `icmp_error` and `fragment` for what is not a plain
-//! rewrite). Everything is written once over `family`. `explain` runs the same decisions and writes down what `trace`
-//! notes.
+//! rewrite). `known` is tc's short way through all of this, which writes as XDP does (`rewrite`). Everything is written
+//! once over `family`. `explain` runs the same decisions and writes down what `trace` notes.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]

@@ -27,29 +27,18 @@ pub(crate) fn plain<F: Family>(
     verdict: &Verdict<F>,
     checksum: Checksum,
 ) -> Option<()> {
-    if !F::V6 {
-        return write(data, end, packet, verdict, checksum);
-    }
-    match checksum {
-        Checksum::Finished => finished(data, end, packet, verdict),
-        Checksum::Either => either(data, end, packet, verdict),
-        Checksum::Done => done(data, end, packet, verdict),
-    }
+    if F::V6 { apart(data, end, packet, verdict, checksum) } else { write(data, end, packet, verdict, checksum) }
 }
 
 #[inline(never)]
-fn finished<F: Family>(data: usize, end: usize, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
-    write(data, end, packet, verdict, Checksum::Finished)
-}
-
-#[inline(never)]
-fn either<F: Family>(data: usize, end: usize, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
-    write(data, end, packet, verdict, Checksum::Either)
-}
-
-#[inline(never)]
-fn done<F: Family>(data: usize, end: usize, packet: &Packet<F>, verdict: &Verdict<F>) -> Option<()> {
-    write(data, end, packet, verdict, Checksum::Done)
+fn apart<F: Family>(
+    data: usize,
+    end: usize,
+    packet: &Packet<F>,
+    verdict: &Verdict<F>,
+    checksum: Checksum,
+) -> Option<()> {
+    write(data, end, packet, verdict, checksum)
 }
 
 #[inline(always)]
